@@ -1,0 +1,58 @@
+"""Every check and chore, the same for a person and for CI: `pip install nox && nox`."""
+
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.5"
+nox.options.default_venv_backend = "virtualenv"
+nox.options.reuse_venv = "yes"
+
+GROUPS = nox.project.load_toml("pyproject.toml")
+SCHEMA = Path("docs/reference/stack.schema.json")
+PRINT_SCHEMA = (
+    "import json; from builder.stack import Stack;"
+    "print(json.dumps(Stack.model_json_schema(), indent=2))"
+)
+FAST = "not engine and not network and not gpu"
+
+
+def install(session: nox.Session, group: str) -> None:
+    session.install("-e.[smoke]", *nox.project.dependency_groups(GROUPS, group))
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    install(session, "lint")
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+    session.run("mypy")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run what needs no engine, no network and no GPU: seconds."""
+    install(session, "test")
+    session.run("pytest", "-m", FAST, "--cov", *session.posargs)
+
+
+@nox.session
+def integration(session: nox.Session) -> None:
+    """Run the rest: real images, real registries; what this machine lacks is skipped by name."""
+    install(session, "test")
+    session.run("pytest", "-m", f"not ({FAST})", *session.posargs)
+
+
+@nox.session(default=False, tags=["update"])
+def relock(session: nox.Session) -> None:
+    """Move every pin to what its stack allows today."""
+    session.install("-e.")
+    session.run("builder", "lock", "--upgrade", *map(str, sorted(Path("stacks").glob("*.yaml"))))
+
+
+@nox.session(default=False, tags=["update"])
+def schema(session: nox.Session) -> None:
+    """Write the JSON schema that editors use for stack files."""
+    session.install("-e.")
+    SCHEMA.parent.mkdir(parents=True, exist_ok=True)
+    SCHEMA.write_text(session.run("python", "-c", PRINT_SCHEMA, silent=True) or "")
