@@ -1,0 +1,80 @@
+"""Atomic files, our folders on this machine, and the data that travels with the package.
+
+A file is visible only when it is whole: temporary file in the same folder, write, fsync,
+rename, fsync of the folder.  A crash leaves at most a `.tmp-…` file behind.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import platformdirs
+
+from builder.errors import HostError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+TEMPORARY_PREFIX = ".tmp-"
+
+
+def cache_folder() -> Path:
+    """Return the folder for downloads, layers and images (`$BUILDER_CACHE`, else XDG's)."""
+    chosen = os.environ.get("BUILDER_CACHE")
+    return Path(chosen) if chosen else Path(platformdirs.user_cache_dir("builder"))
+
+
+def data_path(name: str) -> Path:
+    """Return package data such as `dockerfiles` or `smoke`: in the wheel, else in the checkout."""
+    package = Path(__file__).resolve().parent
+    installed = package / "_data" / name
+    return installed if installed.exists() else package.parent / name
+
+
+@contextmanager
+def writing(path: Path, mode: int = 0o644) -> Iterator[BinaryIO]:
+    """Open a temporary file that becomes `path` when the block ends without an exception."""
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=path.parent)
+        temporary = Path(name)
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fchmod(file.fileno(), mode)
+            os.fsync(file.fileno())
+        temporary.rename(path)
+        temporary = None
+        sync_folder(path.parent)
+    except OSError as fault:
+        raise unwritable(path, fault) from fault
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
+    """Make `data` the content of `path` in one step."""
+    with writing(path, mode) as file:
+        file.write(data)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def unwritable(path: Path, fault: OSError) -> HostError:
+    """Return the error for a file that could not be written."""
+    reason = (fault.strerror or str(fault)).lower()
+    message = f"{path}: cannot be written: {reason}"
+    return HostError(message, "free space or set BUILDER_CACHE to a folder that can be written")

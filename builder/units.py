@@ -1,0 +1,25 @@
+"""Bytes and durations as people read them."""
+
+from __future__ import annotations
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+
+_STEPS = (("GB", 10**9), ("MB", 10**6), ("kB", 10**3))
+
+
+def human_bytes(count: int) -> str:
+    """`1234567` → `1.2 MB` (decimal units, as registries and disks are sold)."""
+    for unit, size in _STEPS:
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} B"
+
+
+def human_seconds(seconds: float) -> str:
+    """`75.2` → `1 min 15 s`; below a minute one decimal is kept."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s"
