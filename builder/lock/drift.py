@@ -1,0 +1,77 @@
+"""What differs between a stack and its lock: named differences, old → new.  Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from builder.lock.schema import Lock, Pins
+
+_ABSENT = "not set"
+
+
+@dataclass(frozen=True)
+class Drift:
+    """One difference."""
+
+    field: str
+    """Dotted path, such as `engine.cuda`."""
+    old: str
+    new: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.old} -> {self.new}"
+
+
+def drift(lock: Lock, wanted: Mapping[str, Any], pins: Pins) -> tuple[Drift, ...]:
+    """Return how `wanted`, the canonical stack, and this builder differ from `lock`.
+
+    Stale means that the stack or the builder changed; that upstream moved is no drift.
+    """
+    found = list(_differences("", lock.stack, wanted))
+    if lock.pins.packer != pins.packer:
+        found.append(Drift("packer", str(lock.pins.packer), str(pins.packer)))
+    if lock.pins.launcher != pins.launcher:
+        found.append(Drift("launcher", lock.pins.launcher[:12], pins.launcher[:12]))
+    return tuple(found)
+
+
+def _differences(path: str, old: Any, new: Any) -> Iterator[Drift]:
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in sorted(old.keys() | new.keys()):
+            here = f"{path}.{key}" if path else str(key)
+            yield from _differences(here, old.get(key), new.get(key))
+    elif old != new:
+        yield Drift(path, _shown(old), _shown(new))
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return _ABSENT
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_shown(item) for item in value) + "]"
+    return str(value)
+
+
+def changes(old: Lock | None, new: Lock) -> tuple[str, ...]:
+    """Return every pin that moved between two locks, as `name: old -> new`."""
+    if old is None:
+        return ()
+    before, after = _pins(old), _pins(new)
+    names = sorted(before.keys() | after.keys())
+    return tuple(
+        str(Drift(name, before.get(name, "not there"), after.get(name, "left out")))
+        for name in names
+        if before.get(name) != after.get(name)
+    )
+
+
+def _pins(lock: Lock) -> dict[str, str]:
+    """Name every pin; where two builds of one version differ, the digest tells."""
+    pins = {wheel.name: f"{wheel.version} ({wheel.sha256[:8]})" for wheel in lock.wheels}
+    pins |= {f"debian {p.name}": f"{p.version} ({p.sha256[:8]})" for p in lock.base.packages}
+    for model in lock.models:
+        pins |= {f"model {file.path}": file.sha256[:12] for file in model.files}
+    return pins | {"launcher": lock.pins.launcher[:12], "packer": str(lock.pins.packer)}

@@ -1,0 +1,189 @@
+"""The lock: every byte of an image, named.
+
+A lock is a valid PEP 751 file.  Wheels are its `packages`; what is not Python lies under
+`[tool.builder]`.  It holds no URL, no host and no local path.  Everything after it is a
+projection of it, and nobody reads the stack file again: the lock holds a canonical copy.
+"""
+
+from __future__ import annotations
+
+import datetime
+from typing import Annotated, Any
+
+from packaging.utils import parse_wheel_filename
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+
+LOCK_VERSION = 1
+PACKER_VERSION = 1
+"""Rises when the same inputs would give other layers."""
+
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+LayerDigest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
+Commit = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
+Size = Annotated[int, Field(ge=0)]
+
+
+def _relative(path: str) -> str:
+    """Accept one path segment or several, never absolute, never upwards."""
+    segments = path.split("/")
+    if not path.isprintable() or "\\" in path or {"", ".", ".."} & set(segments):
+        message = "expected a relative path"
+        raise ValueError(message)
+    return path
+
+
+RelativePath = Annotated[str, AfterValidator(_relative)]
+
+
+class Part(BaseModel):
+    """Base of every part: frozen, no unknown keys, no silent conversion."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Wheel(Part):
+    """One wheel, the only one of its package."""
+
+    name: str
+    version: str
+    file: RelativePath
+    size: Size
+    sha256: Sha256
+    uploaded: datetime.datetime | None = None
+    """When the index received it; unknown for wheels of a folder."""
+
+
+class Suite(Part):
+    """A Debian suite as it was resolved."""
+
+    name: str
+    released: datetime.datetime
+    """`Date` of its signed Release file."""
+
+
+class DebianPackage(Part):
+    """One .deb."""
+
+    name: str
+    version: str
+    architecture: str
+    path: RelativePath
+    """`Filename` in the suite's index."""
+    size: Size
+    sha256: Sha256
+
+
+class Base(Part):
+    """The operating system."""
+
+    debian: str
+    python: str
+    """Version of the suite's Python, such as `3.11.2`."""
+    glibc: str
+    suites: tuple[Suite, ...]
+    packages: tuple[DebianPackage, ...]
+
+    @property
+    def python_series(self) -> str:
+        """`3.11` for `3.11.2`."""
+        return ".".join(self.python.split(".")[:2])
+
+
+class ModelFile(Part):
+    """One file of a model."""
+
+    path: RelativePath
+    size: Size
+    sha256: Sha256
+    layer: LayerDigest | None = None
+    """Digest of the layer this file makes, once known; only for weights."""
+
+
+class Facts(Part):
+    """What pure steps need to know about a model."""
+
+    config: dict[str, Any]
+    """Fields of the model's config.json."""
+    tensor_bytes: dict[str, int]
+    """Bytes by dtype as safetensors spells it, such as `BF16`."""
+
+
+class Model(Part):
+    """The weights and what belongs to them."""
+
+    role: str
+    repo: str | None = None
+    commit: Commit | None = None
+    committed: datetime.datetime | None = None
+    """Date of the commit."""
+    files: tuple[ModelFile, ...]
+    facts: Facts
+
+
+class Engine(Part):
+    """What the catalogue knew of the engine when the lock was made."""
+
+    name: str
+    distribution: str
+    module: str
+    routes: tuple[str, ...]
+    shm_bytes: Size
+    """Shared memory it needs."""
+
+
+class Gpu(Part):
+    """The GPU the image is for, and the driver it asks of a host."""
+
+    name: str
+    compute_capability: str
+    memory_bytes: Size
+    cuda: str
+    """CUDA release of the wheels, such as `13.0`."""
+    driver: str
+    """Oldest driver that runs them."""
+
+
+class Pins(Part):
+    """Our own parts that shape the image."""
+
+    packer: int
+    launcher: Sha256
+    """sha256 over the launcher's files, see `launcher_layer`."""
+
+
+class Lock(Part):
+    """One resolution of one stack."""
+
+    stack: dict[str, Any]
+    """Canonical copy of the stack."""
+    platform: str
+    engine: Engine
+    gpu: Gpu | None = None
+    base: Base
+    wheels: tuple[Wheel, ...]
+    models: tuple[Model, ...]
+    pins: Pins
+
+    @property
+    def name(self) -> str:
+        """Name of the stack."""
+        return str(self.stack["name"])
+
+    @property
+    def source_date_epoch(self) -> int:
+        """The newest date among the pins, seconds since 1970."""
+        dates = [suite.released for suite in self.base.suites]
+        dates += [wheel.uploaded for wheel in self.wheels if wheel.uploaded]
+        dates += [model.committed for model in self.models if model.committed]
+        return int(max(dates).timestamp())
+
+
+def wheel_fault(wheel: Wheel) -> str | None:
+    """Say what is wrong with a wheel's file name, if anything is."""
+    try:
+        name, version, _, _ = parse_wheel_filename(wheel.file)
+    except ValueError as fault:
+        return str(fault)
+    if (str(name), str(version)) != (wheel.name, wheel.version):
+        return f"`{wheel.file}` is not {wheel.name} {wheel.version}"
+    return None
