@@ -1,0 +1,1 @@
+"""Ask the world for a pin, and fetch a pinned file."""

@@ -1,0 +1,184 @@
+"""Package indexes as pip is configured on this machine: where a wheel can be fetched from.
+
+No index is named here: the default is the one every Python tool has, and pip's own settings
+(`PIP_INDEX_URL`, `PIP_FIND_LINKS`, `pip.conf`) say what replaces or follows it.
+"""
+
+from __future__ import annotations
+
+import configparser
+import contextlib
+import datetime
+import functools
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote, unquote, urljoin, urlsplit
+
+from builder import files
+from builder.errors import ResolveError
+from builder.sources import web
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+_JSON = "application/vnd.pypi.simple.v1+json"
+_LINK = re.compile(rb"<a\s[^>]*>[^<]*</a>", re.IGNORECASE)
+_ACCEPT = f"{_JSON}, text/html;q=0.5"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where pip looks."""
+
+    index: str
+    extra: tuple[str, ...]
+    find_links: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A file as an index or a folder offers it."""
+
+    url: str
+    sha256: str | None
+    size: int | None
+    uploaded: datetime.datetime | None
+
+
+@functools.cache
+def settings() -> Settings:
+    """Read pip's settings: environment first, then its files, as pip does."""
+    from pypi_simple import PYPI_SIMPLE_ENDPOINT
+
+    values = _pip_values()
+    return Settings(
+        index=(values.get("index-url") or [PYPI_SIMPLE_ENDPOINT])[-1],
+        extra=tuple(values.get("extra-index-url", ())),
+        find_links=tuple(values.get("find-links", ())),
+    )
+
+
+def _pip_values() -> dict[str, list[str]]:
+    values: dict[str, list[str]] = {}
+    for path in _pip_files():
+        parser = configparser.RawConfigParser()
+        parser.read(path, "utf-8")
+        for section in ("global", "install", "download"):
+            if parser.has_section(section):
+                values |= {key: text.split() for key, text in parser.items(section)}
+    for key in ("index-url", "extra-index-url", "find-links"):
+        if text := os.environ.get("PIP_" + key.upper().replace("-", "_")):
+            values[key] = text.split()
+    return values
+
+
+def _pip_files() -> Iterator[Path]:
+    """Yield pip's files, the strongest last (pip documentation, "Configuration")."""
+    chosen = os.environ.get("PIP_CONFIG_FILE")
+    if chosen == os.devnull:
+        return
+    xdg = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    yield Path("/etc/pip.conf")
+    yield Path.home() / ".pip" / "pip.conf"
+    yield xdg / "pip" / "pip.conf"
+    if prefix := os.environ.get("VIRTUAL_ENV"):
+        yield Path(prefix) / "pip.conf"
+    if chosen:
+        yield Path(chosen)
+
+
+def places(project: str, file: str, more_links: Iterable[str] = ()) -> Iterator[Place]:
+    """Yield where `file` of `project` is offered: folders, the index, extra indexes, `more_links`."""
+    ours = settings()
+    for link in ours.find_links:
+        yield from _in_links(link, file)
+    for index in (ours.index, *ours.extra):
+        yield from _in_index(index, project, file)
+    for link in more_links:
+        yield from _in_links(link, file)
+
+
+def _in_links(link: str, file: str) -> Iterator[Place]:
+    folder = web.local_path(link) or (Path(link) if "://" not in link else None)
+    if folder is not None and folder.is_dir():
+        path = folder / file
+        if path.is_file():
+            yield Place(path.resolve().as_uri(), None, path.stat().st_size, None)
+        return
+    yield from _offered(folder.as_uri() if folder else link, file)
+
+
+def _in_index(index: str, project: str, file: str) -> Iterator[Place]:
+    base = index if "://" in index else Path(index).resolve().as_uri()
+    url = f"{base.rstrip('/')}/{project}/"
+    if web.local_path(url):
+        url += "index.html"
+    yield from _offered(url, file)
+
+
+def _offered(url: str, file: str) -> Iterator[Place]:
+    try:
+        body = _page(url)
+    except web.NotFoundError:
+        return
+    try:
+        found = (
+            _in_json(url, body, file) if body.lstrip()[:1] == b"{" else _in_html(url, body, file)
+        )
+        yield from found
+    except (ValueError, KeyError) as fault:
+        message = f"{web.redacted(url)}: is not a page of a package index: {fault}"
+        raise ResolveError(message, "check pip's index-url and find-links settings") from fault
+
+
+@functools.cache
+def _page(url: str) -> bytes:
+    return web.read(url, accept=_ACCEPT)
+
+
+def _in_json(url: str, body: bytes, file: str) -> Iterator[Place]:
+    """Look a file up in a JSON page (PEP 691).
+
+    Read by hand: a typed page of a project with thousands of files takes a second to build.
+    """
+    for entry in json.loads(body)["files"]:
+        if entry["filename"] == file:
+            uploaded = entry.get("upload-time")
+            yield Place(
+                urljoin(url, entry["url"]),
+                entry["hashes"].get("sha256"),
+                entry.get("size"),
+                datetime.datetime.fromisoformat(uploaded) if uploaded else None,
+            )
+
+
+def _in_html(url: str, body: bytes, file: str) -> Iterator[Place]:
+    from pypi_simple import ProjectPage
+
+    # Parsing a page of thousands of files takes a second; only links that name the file are parsed.
+    names = (file.encode(), quote(file).encode())
+    links = [link for link in _LINK.findall(body) if any(name in link for name in names)]
+    for package in ProjectPage.from_html("", b"<html>" + b"\n".join(links), url).packages:
+        link, _, _ = package.url.partition("#")
+        if unquote(urlsplit(link).path.rpartition("/")[2]) == file:
+            yield Place(link, package.digests.get("sha256"), package.size, package.upload_time)
+
+
+def remember(sha256: str, url: str) -> None:
+    """Note where a file was offered, so that fetching it needs no index page."""
+    if web.local_path(url) is None and "@" not in urlsplit(url).netloc:
+        files.write_atomic(_note_path(sha256), url.encode())
+
+
+def remembered(sha256: str) -> Iterator[str]:
+    """Yield where the file with this content was offered last."""
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        yield _note_path(sha256).read_text()
+
+
+def _note_path(sha256: str) -> Path:
+    return files.cache_folder() / "places" / sha256

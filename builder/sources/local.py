@@ -1,0 +1,157 @@
+"""A model in a folder of this machine: hashed once, read where it lies, never copied."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from builder import console, digest
+from builder.errors import IntegrityError, StackError
+from builder.lock import Model, ModelFile
+from builder.oci import layer
+from builder.sources import model_contents, model_facts, model_files
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from builder.stack.model import Model as Asked
+
+_PARALLEL = 8
+_CHUNK = 1 << 20
+
+
+def path_of(model_path: str, file: str, folder: Path) -> Path:
+    """Return where a file of a model lies; `folder` is that of the stack file."""
+    return folder / model_path / file
+
+
+def pin(asked: Asked, folder: Path, keep: Model | None = None) -> Model:
+    """Return the model as its folder holds it now.
+
+    `keep` is the model of a previous lock: a guess that saves reading weights a second time.
+
+    Raises:
+        StackError: there is no such folder, or it holds what must not enter an image.
+        IntegrityError: a file is malformed.
+    """
+    place = asked.path or "."
+    root = folder / place
+    if not root.is_dir():
+        message = f"{place}: there is no such folder in {folder}"
+        raise StackError(message, "give model.path relative to the stack file")
+    paths = {name: _regular(root / name, name) for name in model_files.select(asked, _walk(root))}
+    contents = model_contents.read(paths, place)
+    files = _hash(paths, {file.path: file for file in keep.files} if keep else {})
+    model_contents.check(asked, files, contents)
+    facts = model_facts.facts(contents.config, contents.weights)
+    return Model(role="main", files=files, facts=facts)
+
+
+def check(path: Path, expected: ModelFile) -> None:
+    """Check a file's content against the lock."""
+    with path.open("rb") as file:
+        actual = digest.hex_of(digest.of_file(file))
+    if actual != expected.sha256:
+        message = f"{path}: expected sha256:{expected.sha256}, got sha256:{actual}"
+        raise IntegrityError(message, "restore the file, or run builder lock with the stack")
+
+
+def check_size(path: Path, expected: ModelFile) -> None:
+    """Check that a file is there with the size of the lock, without reading it."""
+    try:
+        size = path.stat().st_size
+    except OSError as fault:
+        message = f"{path}: {(fault.strerror or 'unreadable').lower()}"
+        raise IntegrityError(message, "restore it, or run builder lock with the stack") from fault
+    if size != expected.size:
+        message = f"{path}: expected {expected.size} bytes, got {size}"
+        raise IntegrityError(message, "restore it, or run builder lock with the stack")
+
+
+def _walk(root: Path) -> Iterator[str]:
+    """Yield every path below `root` that is not a folder."""
+    for place, folders, names in os.walk(root):
+        here = Path(place).relative_to(root)
+        # A link to a folder is no folder to walk into: it is named, and refused unless excluded.
+        links = [name for name in folders if Path(place, name).is_symlink()]
+        folders[:] = [
+            name
+            for name in folders
+            if name not in links and not model_files.is_bookkeeping((here / name).as_posix())
+        ]
+        yield from ((here / name).as_posix() for name in (*names, *links))
+
+
+def _regular(path: Path, name: str) -> Path:
+    """Return the file itself.  Links are followed: the hub's own cache is made of them."""
+    try:
+        target = path.resolve(strict=True)
+    except (OSError, RuntimeError) as fault:
+        message = f"{path}: is a link to nothing"
+        raise StackError(message, _excluding(name)) from fault
+    if not target.is_file():
+        kind = "is a link to a folder" if target.is_dir() else "is not a regular file"
+        message = f"{path}: {kind}"
+        raise StackError(message, _excluding(name))
+    return target
+
+
+def _excluding(name: str) -> str:
+    return f"remove it, or add {model_files.flow([name])} to model.files.exclude"
+
+
+def _hash(paths: Mapping[str, Path], known: Mapping[str, ModelFile]) -> tuple[ModelFile, ...]:
+    total = sum(path.stat().st_size for path in paths.values())
+    with (
+        console.progress(f"hash {len(paths)} files of the model", total) as bar,
+        ThreadPoolExecutor(_PARALLEL) as workers,
+    ):
+        tasks = [
+            workers.submit(_file, name, path, known.get(name), bar.advance)
+            for name, path in paths.items()
+        ]
+        try:
+            return tuple(task.result() for task in tasks)
+        except BaseException:
+            workers.shutdown(cancel_futures=True)
+            raise
+
+
+def _file(
+    name: str, path: Path, known: ModelFile | None, advance: Callable[[int], object]
+) -> ModelFile:
+    if not model_files.is_weight(name):
+        return _named(name, path, _sha256(path, advance), None)
+    # The layer's header holds the file's digest.  Where a previous lock tells it, one read does.
+    expected = known.sha256 if known else _sha256(path, advance)
+    digests = layer.weigh(path, expected, advance if known else _ignore)
+    actual = digest.hex_of(digests.file)
+    if actual != expected:
+        digests = layer.weigh(path, actual, _ignore)
+    if digest.hex_of(digests.file) != actual:
+        message = f"{path}: changed while it was read"
+        raise IntegrityError(message, "run the command again once nothing writes to it")
+    return _named(name, path, actual, digests.layer)
+
+
+def _named(name: str, path: Path, sha256: str, layer_digest: str | None) -> ModelFile:
+    return ModelFile(path=name, size=path.stat().st_size, sha256=sha256, layer=layer_digest)
+
+
+def _sha256(path: Path, advance: Callable[[int], object]) -> str:
+    with path.open("rb") as file:
+        return digest.hex_of(
+            digest.of_chunks(_counted(iter(lambda: file.read(_CHUNK), b""), advance))
+        )
+
+
+def _counted(chunks: Iterator[bytes], advance: Callable[[int], object]) -> Iterator[bytes]:
+    for chunk in chunks:
+        advance(len(chunk))
+        yield chunk
+
+
+def _ignore(count: int) -> None:
+    del count

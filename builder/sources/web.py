@@ -1,0 +1,210 @@
+"""Read from the world by URL: http, https and file, with retries and errors that say what to do.
+
+Nothing read here is trusted: callers check a digest or a signature.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from builder import __version__
+from builder.errors import ResolveError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    import urllib3
+
+_RETRIES = 4
+_CONNECT_SECONDS = 15.0
+_READ_SECONDS = 60.0
+_NOT_FOUND = (404, 410)
+_REFUSED = (401, 403)
+_OK = 200
+_PACKED = {"accept-encoding": "gzip"}
+_PLAIN = {"accept-encoding": "identity"}
+_PARTIAL = 206
+
+
+class NotFoundError(ResolveError):
+    """The server answered, and has no such thing."""
+
+
+class RefusedError(ResolveError):
+    """The server answered, and does not let us have it."""
+
+
+_tokens: dict[tuple[str, str], str] = {}
+"""By scheme and host, so that no other server ever gets one: urllib3 drops it on a redirect."""
+
+
+def sign_in(url: str, token: str) -> None:
+    """Send `token` with every request to the host of `url` from now on, and to no other host."""
+    _tokens[_origin(url)] = token
+
+
+def _origin(url: str) -> tuple[str, str]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.netloc.rpartition("@")[2]
+
+
+def redacted(url: str) -> str:
+    """Return `url` without user name and password, for messages."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit((parts.scheme, host, parts.path, "", ""))
+
+
+@functools.cache
+def pool() -> urllib3.PoolManager:
+    """Return the shared pool; certificates from SSL_CERT_FILE, PIP_CERT or the system."""
+    import urllib3
+
+    retries = urllib3.Retry(
+        total=_RETRIES, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504)
+    )
+    certificates = os.environ.get("SSL_CERT_FILE") or os.environ.get("PIP_CERT")
+    settings: dict[str, Any] = {
+        "retries": retries,
+        "timeout": urllib3.Timeout(connect=_CONNECT_SECONDS, read=_READ_SECONDS),
+        "headers": {"user-agent": f"builder/{__version__}"},
+        "maxsize": 16,
+        "ca_certs": certificates,
+    }
+    proxy = os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy")
+    return urllib3.ProxyManager(proxy, **settings) if proxy else urllib3.PoolManager(**settings)
+
+
+def local_path(url: str) -> Path | None:
+    """Return the path that a `file:` URL names, None for other schemes."""
+    parts = urlsplit(url)
+    return Path(unquote(parts.path)) if parts.scheme in ("file", "copy") else None
+
+
+def read(url: str, accept: str = "*/*") -> bytes:
+    """Return the whole body at `url`.
+
+    Raises:
+        NotFoundError: there is no such thing.
+        ResolveError: it cannot be reached.
+    """
+    path = local_path(url)
+    opener = _open_file(path, 0) if path else _open_http(url, {"accept": accept} | _PACKED)
+    with opener as (body, _):
+        return body.read()
+
+
+def beginning(url: str, count: int) -> bytes:
+    """Return the first `count` bytes at `url`, fewer if there are no more."""
+    path = local_path(url)
+    span = {"range": f"bytes=0-{count - 1}"}
+    with _open_file(path, 0) if path else _open_http(url, _PLAIN | span) as (body, _):
+        return body.read(count)
+
+
+@contextmanager
+def opened(url: str, offset: int = 0) -> Iterator[tuple[BinaryIO, int]]:
+    """Open the body at `url` from byte `offset` on, or from 0 where ranges are not served.
+
+    Yields the stream and the offset at which it really begins.
+    """
+    path = local_path(url)
+    ranges = {"range": f"bytes={offset}-"} if offset else {}
+    opener = _open_file(path, offset) if path else _open_http(url, _PLAIN | ranges)
+    with opener as result:
+        yield result
+
+
+@contextmanager
+def _open_file(path: Path, offset: int) -> Iterator[tuple[BinaryIO, int]]:
+    try:
+        file = path.open("rb")
+    except OSError as fault:
+        message = f"{path}: {(fault.strerror or 'unreadable').lower()}"
+        raise NotFoundError(message) from fault
+    with file:
+        file.seek(offset)
+        yield file, offset
+
+
+@contextmanager
+def _open_http(url: str, headers: Mapping[str, str]) -> Iterator[tuple[BinaryIO, int]]:
+    import urllib3
+
+    everything = {**headers, **_credentials(url)}
+    try:
+        response = pool().request(
+            "GET", _without_user(url), headers=everything, preload_content=False
+        )
+    except urllib3.exceptions.HTTPError as fault:
+        raise unreachable(url, fault) from fault
+    try:
+        _check_status(url, response.status)
+        yield response, _start(response)  # type: ignore[misc]
+    except urllib3.exceptions.HTTPError as fault:
+        raise unreachable(url, fault) from fault
+    finally:
+        response.close()  # a connection with a body half read serves no other request
+
+
+def _start(response: urllib3.BaseHTTPResponse) -> int:
+    """Return the offset of the first byte of a body (RFC 9110, 14.4)."""
+    if response.status != _PARTIAL:
+        return 0
+    span = response.headers.get("content-range", "bytes 0-").removeprefix("bytes ")
+    return int(span.partition("-")[0])
+
+
+def _check_status(url: str, status: int) -> None:
+    if status in (_OK, _PARTIAL):
+        return
+    message = f"{redacted(url)}: answered {status}"
+    if status in _NOT_FOUND:
+        raise NotFoundError(message)
+    if status in _REFUSED:
+        raise RefusedError(message, "check the credentials in your settings")
+    raise ResolveError(message, "check the address and the credentials in your settings")
+
+
+def _credentials(url: str) -> dict[str, str]:
+    import urllib3
+
+    user = urlsplit(url).netloc.rpartition("@")[0]
+    if user:
+        return urllib3.make_headers(basic_auth=unquote(user))
+    token = _tokens.get(_origin(url))
+    return {"authorization": f"Bearer {token}"} if token else {}
+
+
+def _without_user(url: str) -> str:
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def unreachable(url: str, fault: Exception) -> ResolveError:
+    """Return the error for a server that does not answer."""
+    import urllib3
+
+    reason: BaseException = fault
+    if isinstance(fault, urllib3.exceptions.MaxRetryError) and fault.reason is not None:
+        reason = fault.reason
+    message = f"{redacted(url)}: cannot be reached: {type(reason).__name__}"
+    return ResolveError(message, "check the network and proxy settings, then run the command again")
+
+
+def size(url: str) -> int:
+    """Return the size in bytes of what is at `url`, without reading it."""
+    path = local_path(url)
+    if path:
+        return path.stat().st_size
+    response = pool().request("HEAD", _without_user(url), headers=_credentials(url))
+    length = response.headers.get("content-length")
+    if response.status != _OK or length is None:
+        message = f"{redacted(url)}: does not say how large it is"
+        raise ResolveError(message)
+    return int(length)

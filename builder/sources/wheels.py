@@ -1,0 +1,231 @@
+"""Wheels: which ones a stack needs (through uv) and which file of each fits the target."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+import tomllib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from packaging.tags import Tag, compatible_tags, cpython_tags
+from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+
+from builder.errors import HostError, ResolveError
+from builder.lock import Wheel
+from builder.sources import index, web
+
+if TYPE_CHECKING:
+    import datetime
+    from collections.abc import Iterable, Sequence
+
+_PARALLEL = 16
+_OLDEST_GLIBC_MINOR = 5
+"""manylinux1 is glibc 2.5 (PEP 600)."""
+_UV_NEWEST_GLIBC_MINOR = 40
+"""Newest manylinux platform uv knows; newer targets accept everything it can choose."""
+_LEGACY = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
+_TORCH = "torch"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What to resolve."""
+
+    requirement: str
+    """Such as `vllm==0.20.2`."""
+    python: str
+    """Series of the target's Python, such as `3.11`."""
+    glibc: str
+    """Version of the target's glibc, such as `2.36`."""
+    as_of: datetime.date
+    exclude: tuple[str, ...] = ()
+    find_links: tuple[str, ...] = ()
+    """Where the catalogue says that builds for this engine are, asked if pip's settings lack them."""
+    keep: tuple[Wheel, ...] = ()
+    """Pins of the previous lock, kept where they still fit."""
+    upgrade: tuple[str, ...] = ()
+    """Packages that are not kept."""
+
+
+def tags(python: str, glibc: str) -> list[Tag]:
+    """Return the wheel tags that the target accepts, best first."""
+    major, minor = (int(part) for part in python.split("."))
+    platforms = list(_platforms(int(glibc.split(".")[1])))
+    interpreter = f"cp{major}{minor}"
+    own = cpython_tags((major, minor), abis=[interpreter], platforms=platforms)
+    return [*own, *compatible_tags((major, minor), interpreter, platforms)]
+
+
+def _platforms(newest: int) -> Iterable[str]:
+    for minor in range(newest, _OLDEST_GLIBC_MINOR - 1, -1):
+        yield f"manylinux_2_{minor}_x86_64"
+        if minor in _LEGACY:
+            yield f"{_LEGACY[minor]}_x86_64"
+    yield "linux_x86_64"
+
+
+def resolve(request: Request) -> tuple[Wheel, ...]:
+    """Return exactly one wheel per package, sorted by name.
+
+    Raises:
+        ResolveError: there is no resolution, or a package has no wheel for the target.
+    """
+    packages = _compile(request)
+    order = {tag: rank for rank, tag in enumerate(tags(request.python, request.glibc))}
+    chosen = [_choose(package, order) for package in packages]
+    kept = {wheel.sha256: wheel for wheel in request.keep}
+    with ThreadPoolExecutor(_PARALLEL) as workers:
+        wheels = workers.map(lambda file: _complete(file, kept), chosen)
+        return tuple(sorted(wheels, key=lambda wheel: wheel.name))
+
+
+def urls(wheel: Wheel, find_links: tuple[str, ...]) -> Iterable[str]:
+    """Yield where to fetch a locked wheel from."""
+    yield from index.remembered(wheel.sha256)
+    for place in index.places(wheel.name, wheel.file, find_links):
+        if place.sha256 in (None, wheel.sha256):
+            yield place.url
+
+
+@dataclass(frozen=True)
+class _File:
+    """A wheel as the resolution names it."""
+
+    name: str
+    version: str
+    file: str
+    url: str
+    sha256: str
+    uploaded: datetime.datetime | None
+
+
+def _choose(package: dict[str, Any], order: dict[Tag, int]) -> _File:
+    best: tuple[Any, dict[str, Any], str] | None = None
+    for wheel in package.get("wheels", ()):
+        file = _file_name(wheel)
+        rank = _rank(file, order)
+        if rank is not None and (best is None or rank < best[0]):
+            best = (rank, wheel, file)
+    if best is None:
+        message = f"{package['name']} {package['version']}: no wheel fits the target"
+        raise ResolveError(message, "pin another engine version, or exclude it in resolve.exclude")
+    _, wheel, file = best
+    version = str(parse_wheel_filename(file)[1])
+    sha256 = wheel["hashes"]["sha256"]
+    return _File(package["name"], version, file, _url(wheel), sha256, wheel.get("upload-time"))
+
+
+def _rank(file: str, order: dict[Tag, int]) -> tuple[int, tuple[int, str]] | None:
+    """Rank by tag, then the higher build number first (PEP 427)."""
+    try:
+        _, _, build, wheel_tags = parse_wheel_filename(file)
+    except InvalidWheelFilename:
+        return None
+    ranks = [order[tag] for tag in wheel_tags if tag in order]
+    number = build or (0, "")
+    return (min(ranks), (-number[0], number[1])) if ranks else None
+
+
+def _url(wheel: dict[str, Any]) -> str:
+    return str(wheel["url"]) if "url" in wheel else Path(wheel["path"]).resolve().as_uri()
+
+
+def _file_name(wheel: dict[str, Any]) -> str:
+    return str(wheel.get("name") or unquote(urlsplit(_url(wheel)).path.rpartition("/")[2]))
+
+
+def _complete(file: _File, kept: dict[str, Wheel]) -> Wheel:
+    """Add the size, which the resolution does not give."""
+    if file.sha256 in kept:
+        return kept[file.sha256]
+    index.remember(file.sha256, file.url)
+    return Wheel(
+        name=file.name,
+        version=file.version,
+        file=file.file,
+        size=web.size(file.url),
+        sha256=file.sha256,
+        uploaded=file.uploaded,
+    )
+
+
+def _compile(request: Request) -> list[dict[str, Any]]:
+    with tempfile.TemporaryDirectory(prefix="builder-") as name:
+        folder = Path(name)
+        output = folder / "pylock.toml"
+        (folder / "requirements.in").write_text(request.requirement + "\n")
+        overrides = [f'{project}; sys_platform == "never"\n' for project in request.exclude]
+        (folder / "overrides.txt").write_text("".join(overrides))
+        if request.keep:
+            output.write_text(_preferences(request.keep))
+        _run_uv(_arguments(request, folder, output))
+        return list(tomllib.loads(output.read_text()).get("packages", ()))
+
+
+def _preferences(keep: Sequence[Wheel]) -> str:
+    """Return the previous resolution in the form uv prefers versions from."""
+    lines = ['lock-version = "1.0"', 'created-by = "builder"']
+    for wheel in keep:
+        lines += ["[[packages]]", f'name = "{wheel.name}"', f'version = "{wheel.version}"']
+    return "\n".join(lines) + "\n"
+
+
+def _arguments(request: Request, folder: Path, output: Path) -> list[str]:
+    ours = index.settings()
+    minor = min(int(request.glibc.split(".")[1]), _UV_NEWEST_GLIBC_MINOR)
+    options = {
+        "--format": "pylock.toml",
+        "--python-version": request.python,
+        "--python-platform": f"x86_64-manylinux_2_{minor}",
+        "--exclude-newer": f"{request.as_of.isoformat()}T23:59:59Z",
+        "--only-binary": ":all:",
+        "--override": str(folder / "overrides.txt"),
+        "--output-file": str(output),
+        "--default-index": ours.index,
+    }
+    argv = ["pip", "compile", str(folder / "requirements.in"), "--no-header", "--quiet"]
+    argv += [word for option in options.items() for word in option]
+    argv += [word for link in _links(request) for word in ("--find-links", link)]
+    argv += [word for name in request.upgrade for word in ("--upgrade-package", name)]
+    return argv
+
+
+def _links(request: Request) -> tuple[str, ...]:
+    """Return pip's links, and the catalogue's where pip's offer no build of torch."""
+    ours = index.settings().find_links
+    folders = [web.local_path(link) or Path(link) for link in ours if _is_folder(link)]
+    offered = any(next(folder.glob(f"{_TORCH}-*.whl"), None) for folder in folders)
+    return ours if offered else (*ours, *request.find_links)
+
+
+def _is_folder(link: str) -> bool:
+    return "://" not in link or web.local_path(link) is not None
+
+
+def _run_uv(argv: list[str]) -> None:
+    from uv import find_uv_bin
+
+    try:
+        program = find_uv_bin()
+    except FileNotFoundError as fault:
+        message = "`uv` is not installed"
+        raise HostError(message, "install it: pip install uv") from fault
+    done = subprocess.run([program, *argv], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        message = f"wheels: no resolution\n{_reason(done.stderr)}"
+        raise ResolveError(message, "change engine.version, resolve.as_of or resolve.exclude")
+
+
+def _reason(text: str) -> str:
+    """Return uv's explanation, indented, without addresses that may hold credentials."""
+    lines = [line for line in text.strip().splitlines() if line.strip()]
+    return "\n".join("  " + _without_users(line) for line in lines[-15:])
+
+
+def _without_users(line: str) -> str:
+    words = (web.redacted(word) if "://" in word else word for word in line.split(" "))
+    return " ".join(words)
