@@ -1,0 +1,174 @@
+"""The commands that make an image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from builder import __version__, console, pipeline
+from builder.errors import UsageError
+from builder.oci.layer import Compression
+from builder.units import human_bytes
+
+app = typer.Typer(
+    name="builder",
+    help="Build container images for GPU inference from a pinned stack.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+StackPath = Annotated[Path, typer.Argument(metavar="STACK", help="The stack file.")]
+StackPaths = Annotated[list[Path], typer.Argument(metavar="STACK...", help="Stack files.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Change nothing, say what would be.")]
+CompressionFlag = Annotated[
+    str, typer.Option("--compression", metavar="zstd|gzip|none", help="Of all but weights.")
+]
+
+
+@app.callback()
+def root(
+    *,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors and data.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Build container images for GPU inference from a pinned stack."""
+    del debug  # read by main, which every error passes
+    console.configure(quiet=quiet)
+    if version:
+        console.emit(f"builder {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def lock(
+    stacks: StackPaths,
+    *,
+    check: Annotated[bool, typer.Option("--check", help="Fail if a lock is stale.")] = False,
+    upgrade: Annotated[
+        bool, typer.Option("--upgrade", help="Move every pin to its newest.")
+    ] = False,
+    upgrade_pin: Annotated[
+        list[str],
+        typer.Option(
+            "--upgrade-pin", "-P", metavar="PIN", help="Move base, wheels, model, or one package."
+        ),
+    ] = [],  # noqa: B006 - typer copies it
+    allow_expired: Annotated[
+        bool, typer.Option("--allow-expired-index", help="Accept a Debian index past its date.")
+    ] = False,
+    dry_run: DryRun = False,
+    json: Json = False,
+) -> None:
+    """Resolve stacks and write their locks."""
+    chosen = ("*",) if upgrade else tuple(upgrade_pin)
+    options = pipeline.LockOptions(chosen, allow_expired, dry_run)
+    rows = [_checked(path) if check else _locked(path, options) for path in stacks]
+    if json:
+        console.emit_json(rows)
+
+
+def _checked(path: Path) -> dict[str, Any]:
+    locked = pipeline.current(path, may_lock=False)
+    console.note(f"{locked.lock_path} is up to date")
+    return {"stack": str(path), "lock": str(locked.lock_path), "stale": False}
+
+
+def _locked(path: Path, options: pipeline.LockOptions) -> dict[str, Any]:
+    result = pipeline.lock(path, options)
+    for change in result.changes:
+        console.note(f"  {change}")
+    state = "wrote" if result.is_written else "unchanged"
+    if options.dry_run:
+        state = "would write"
+    locked = result.locked
+    count = len(locked.lock.wheels), len(locked.lock.base.packages)
+    console.note(f"{state} {locked.lock_path}: {count[0]} wheels, {count[1]} Debian packages")
+    return {
+        "stack": str(path),
+        "lock": str(locked.lock_path),
+        "written": result.is_written,
+        "changes": list(result.changes),
+    }
+
+
+@app.command()
+def fetch(stack: StackPath, *, json: Json = False) -> None:
+    """Download and verify everything a lock names."""
+    locked, places = pipeline.fetch(stack)
+    total = sum(path.stat().st_size for path in places.values())
+    console.note(f"{len(places)} files, {human_bytes(total)}, as {locked.lock_path} names them")
+    if json:
+        console.emit_json({digest: str(path) for digest, path in sorted(places.items())})
+
+
+@app.command()
+def build(
+    stack: StackPath,
+    *,
+    output: Annotated[
+        list[str],
+        typer.Option(
+            "--output", "-o", metavar="OUTPUT", help="oci:DIR, oci-archive:FILE or docker."
+        ),
+    ] = [],  # noqa: B006 - typer copies it
+    compression: CompressionFlag = "zstd",
+    locked: Annotated[bool, typer.Option("--locked", help="Fail if there is no lock.")] = False,
+    tag: Annotated[str | None, typer.Option(help="Tag of the image's name.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an archive.")] = False,
+    json: Json = False,
+) -> None:
+    """Assemble the image of a stack; prints its digest."""
+    options = pipeline.BuildOptions(
+        compression=compression_of(compression),
+        outputs=outputs_of(output, force=force),
+        may_lock=not locked,
+        tag=tag,
+    )
+    built = pipeline.build(stack, options)
+    image = built.image
+    console.note(f"{image.name}: {len(image.layers)} layers, {human_bytes(image.size)}")
+    console.emit_json(described(built)) if json else console.emit(image.digest)
+
+
+def compression_of(text: str) -> Compression:
+    """Return the compression that a flag's value names."""
+    for known in ("zstd", "gzip", "none"):
+        if text == known:
+            return known
+    message = f"--compression: expected zstd, gzip or none, got `{text}`"
+    raise UsageError(message)
+
+
+def outputs_of(texts: Sequence[str], *, force: bool) -> tuple[Any, ...]:
+    """Return the outputs that flags name."""
+    from builder import outputs  # noqa: PLC0415 - costs start-up time
+
+    return tuple(outputs.parse(text, force=force) for text in texts)
+
+
+def described(built: pipeline.Built) -> dict[str, Any]:
+    """Return an image as JSON shows it."""
+    image = built.image
+    return {
+        "name": image.name,
+        "digest": image.digest,
+        "size": image.size,
+        "lock": str(built.locked.lock_path),
+        "layers": [
+            {
+                "title": layer.title,
+                "digest": layer.digest,
+                "diff_id": layer.diff_id,
+                "size": layer.size,
+                "media_type": layer.media_type,
+            }
+            for layer in image.layers
+        ],
+    }

@@ -1,0 +1,193 @@
+"""The image config: user, environment, entry point, health check and labels.  Pure."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from builder import lock as locks
+
+if TYPE_CHECKING:
+    from builder.lock import Lock
+
+PREFIX = "/opt/venv"
+PYTHON = f"{PREFIX}/bin/python3"
+LAUNCHER = ("/usr/bin/python3", "-I", "-S", "/opt/builder")
+USER = "10001:0"
+PROBE_PORT = 8081
+SERVE_VARIABLE = "BUILDER_SERVE"
+MODELS = "/models"
+
+_STALL_SECONDS = 120
+_SECOND = 10**9
+"""Docker counts health-check times in nanoseconds."""
+
+# Nothing asks the network, nothing reports usage.
+_QUIET = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_DO_NOT_TRACK": "1",
+    "DO_NOT_TRACK": "1",
+}
+_GPU = {"NVIDIA_VISIBLE_DEVICES": "all", "NVIDIA_DRIVER_CAPABILITIES": "compute,utility"}
+_METRICS = {
+    "path": "/metrics",
+    "waiting": ["vllm:num_requests_waiting"],
+    "running": ["vllm:num_requests_running"],
+    "tokens": ["vllm:prompt_tokens_total", "vllm:generation_tokens_total"],
+}
+
+
+def served_name(lock: Lock) -> str:
+    """Return the model's name in requests."""
+    return str(lock.stack.get("serve", {}).get("name") or lock.name)
+
+
+def model_folder(lock: Lock) -> str:
+    """Return the folder that the engine opens."""
+    return f"{MODELS}/{served_name(lock)}"
+
+
+def image_name(lock: Lock, tag: str | None = None) -> str:
+    """Return `repository:tag`; the tag is the engine's version unless another is given."""
+    repository = lock.stack.get("image", {}).get("repository") or lock.name
+    chosen = tag or str(lock.stack["engine"]["version"]).replace("+", "-")
+    return f"{repository}:{chosen}"
+
+
+def created(epoch: int) -> str:
+    """Return a time as RFC 3339 writes it."""
+    return datetime.datetime.fromtimestamp(epoch, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def config(lock: Lock) -> dict[str, Any]:
+    """Return `config` of the OCI image configuration."""
+    serve = lock.stack.get("serve", {})
+    ports = (int(serve.get("port", 8000)), PROBE_PORT)
+    return {
+        "User": USER,
+        "ExposedPorts": {f"{port}/tcp": {} for port in ports},
+        "Env": [f"{key}={value}" for key, value in environment(lock).items()],
+        "Entrypoint": list(LAUNCHER),
+        "Cmd": [],
+        "WorkingDir": "/",
+        "Labels": dict(sorted(_labels(lock).items())),
+        "StopSignal": "SIGTERM",
+        "Healthcheck": {
+            "Test": ["CMD", *LAUNCHER, "healthcheck"],
+            "Interval": 10 * _SECOND,
+            "Timeout": 5 * _SECOND,
+            "StartPeriod": int(serve.get("start_budget", 600)) * _SECOND,
+            "StartInterval": 2 * _SECOND,
+            "Retries": 3,
+        },
+    }
+
+
+def environment(lock: Lock) -> dict[str, str]:
+    """Return the environment of the image; the stack's own values win."""
+    values = {
+        "PATH": f"{PREFIX}/bin:/usr/local/bin:/usr/bin:/usr/sbin:/bin:/sbin",
+        "HOME": "/tmp/home",  # noqa: S108 - the one folder that every container can write
+        "LANG": "C.UTF-8",
+        **_QUIET,
+    }
+    if lock.gpu:
+        values |= _GPU | {"NVIDIA_REQUIRE_CUDA": f"cuda>={lock.gpu.cuda}"}
+    values |= lock.stack.get("serve", {}).get("env", {})
+    text = json.dumps(serve_values(lock), sort_keys=True, separators=(",", ":"))
+    return values | {SERVE_VARIABLE: text}
+
+
+def serve_values(lock: Lock) -> dict[str, Any]:
+    """Return what the launcher is told, see `builder.launcher.spec`."""
+    serve = lock.stack.get("serve", {})
+    return {
+        "version": 1,
+        "argv": argv(lock),
+        "model": served_name(lock),
+        "port": serve.get("port", 8000),
+        "probe_port": PROBE_PORT,
+        "start_budget": serve.get("start_budget", 600),
+        "drain": serve.get("drain", 30),
+        "max_model_len": serve.get("max_model_len"),
+        "health": "/health",
+        "routes": list(lock.engine.routes),
+        "metrics": _METRICS,
+        "stall": _STALL_SECONDS,
+        "require": _require(lock),
+    }
+
+
+def _require(lock: Lock) -> dict[str, Any]:
+    gpus = _gpu_count(lock)
+    gpu = lock.gpu
+    return {
+        "gpus": gpus,
+        "gpu": gpu.name if gpu else None,
+        "compute_capability": gpu.compute_capability if gpu else None,
+        "memory_bytes": gpu.memory_bytes if gpu else 0,
+        "driver": gpu.driver if gpu else None,
+        "shm_bytes": lock.engine.shm_bytes,
+    }
+
+
+def _gpu_count(lock: Lock) -> int:
+    return int(lock.stack.get("target", {}).get("count", 1)) if lock.gpu else 0
+
+
+def argv(lock: Lock) -> list[str]:
+    """Return the engine's command line; flags of `serve.args` come last and so win."""
+    serve = lock.stack.get("serve", {})
+    flags: dict[str, Any] = {
+        "model": model_folder(lock),
+        "served-model-name": served_name(lock),
+        "host": "0.0.0.0",  # noqa: S104 - a server in a container listens everywhere
+        "port": serve.get("port", 8000),
+        "max-model-len": serve.get("max_model_len"),
+        "max-num-seqs": serve.get("max_num_seqs"),
+        "gpu-memory-utilization": serve.get("gpu_memory_utilization"),
+    }
+    if _gpu_count(lock) > 1:
+        flags["tensor-parallel-size"] = _gpu_count(lock)
+    given = {key.replace("_", "-"): value for key, value in serve.get("args", {}).items()}
+    words = [word for name, value in (flags | given).items() for word in _flag(name, value)]
+    return [PYTHON, "-m", lock.engine.module, *words]
+
+
+def _flag(name: str, value: Any) -> list[str]:
+    """`true` is a bare flag, `false` and nothing leave it out, a list gives several values."""
+    if value is None or value is False:
+        return []
+    if value is True:
+        return [f"--{name}"]
+    if isinstance(value, Mapping):
+        return [f"--{name}", json.dumps(value, sort_keys=True, separators=(",", ":"))]
+    values = value if isinstance(value, list | tuple) else [value]
+    return [f"--{name}", *(str(item) for item in values)]
+
+
+def _labels(lock: Lock) -> dict[str, str]:
+    models = ", ".join(_model_label(model) for model in lock.models)
+    labels = {
+        "org.opencontainers.image.title": lock.name,
+        "org.opencontainers.image.created": created(lock.source_date_epoch),
+        "builder.stack": lock.name,
+        "builder.engine": f"{lock.engine.distribution} {lock.stack['engine']['version']}",
+        "builder.model": models,
+        "builder.lock": "sha256:" + hashlib.sha256(locks.dumps(lock).encode()).hexdigest(),
+    }
+    if lock.gpu:
+        labels["builder.driver-floor"] = lock.gpu.driver
+    given: dict[str, str] = lock.stack.get("image", {}).get("labels", {})
+    return labels | given
+
+
+def _model_label(model: locks.Model) -> str:
+    return f"{model.repo}@{model.commit}" if model.repo else model.role

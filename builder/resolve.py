@@ -1,0 +1,215 @@
+"""Stack + sources → Lock.
+
+Pins of an earlier lock are kept while the part of the stack they answer is unchanged, so that
+a change that touches no pin needs no network.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from builder import catalogue, console
+from builder.errors import StackError
+from builder.lock import Base, DebianPackage, Engine, Gpu, Lock, Model, Suite, Wheel
+from builder.sources import debian, models, own, wheels
+from builder.stack import Stack, canonical, from_canonical
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from builder.sources.downloads import Downloads
+
+EVERYTHING = "*"
+"""Upgrade every pin."""
+_PARALLEL_SHM_BYTES = 2**30
+"""Processes of one engine exchange tensors through shared memory."""
+_CUDA_RUNTIME = re.compile(r"nvidia-cuda-runtime(-cu\d+)?")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to lock, and how far earlier pins are kept."""
+
+    stack: Stack
+    folder: Path
+    """Where the stack file lies: paths in it are relative to this."""
+    previous: Lock | None = None
+    upgrade: tuple[str, ...] = ()
+    """Pins to move: `base`, `wheels`, `model`, names of packages, or `*`."""
+    allow_expired: bool = False
+    """Accept a Debian index past its `Valid-Until`."""
+
+    def moves(self, part: str) -> bool:
+        """Tell whether a whole part is to be resolved anew."""
+        return EVERYTHING in self.upgrade or part in self.upgrade
+
+    def kept(self, *fields: str) -> Lock | None:
+        """Return the earlier lock if these fields of the stack are what they were."""
+        now = canonical(self.stack)
+        then = self.previous.stack if self.previous else {}
+        is_same = all(_get(now, field) == _get(then, field) for field in fields)
+        return self.previous if self.previous and is_same else None
+
+
+def resolve(request: Request, downloads: Downloads) -> Lock:
+    """Return the lock of a stack.
+
+    Raises:
+        StackError: the stack asks for what this version cannot build.
+        ResolveError: a pin cannot be found.
+    """
+    _refuse_several_gpus(request.stack)
+    base = _base(request)
+    chosen = _wheels(request, base)
+    stack = request.stack
+    known = catalogue.engine(stack.engine.name)
+    return Lock(
+        stack=canonical(stack),
+        platform=stack.target.platform,
+        engine=Engine(
+            name=known.name,
+            distribution=known.distribution,
+            module=known.module,
+            routes=known.routes,
+            shm_bytes=known.shm_bytes if stack.target.count == 1 else _PARALLEL_SHM_BYTES,
+        ),
+        gpu=_gpu(stack, chosen),
+        base=base,
+        wheels=chosen,
+        models=(_model(request, downloads),),
+        pins=own.pins(),
+    )
+
+
+@dataclass(frozen=True)
+class _Debian:
+    """What a stack asks of Debian."""
+
+    release: Literal["bookworm", "trixie"]
+    suites: tuple[Literal["main", "updates", "security"], ...]
+    packages: tuple[str, ...]
+
+
+def _debian(stack: Stack) -> _Debian:
+    if stack.base is None or stack.base.debian is None:
+        message = f"{stack.name}: base images are not supported by this version"
+        raise StackError(message, "name Debian packages: `base: {debian: bookworm}`")
+    return _Debian(stack.base.debian, stack.base.suites, stack.base.packages)
+
+
+def _refuse_several_gpus(stack: Stack) -> None:
+    if not isinstance(stack.target.gpu, str):
+        message = f"{stack.name}: target.gpu: several GPUs are not supported by this version"
+        raise StackError(message, "write one stack for each GPU")
+
+
+def _base(request: Request) -> Base:
+    stack = request.stack
+    asked = _debian(stack)
+    release = catalogue.debian(asked.release)
+    suites, packages = _packages(request, asked)
+    return Base(
+        debian=asked.release,
+        python=_python_version(release.python, packages),
+        glibc=release.glibc,
+        suites=suites,
+        packages=packages,
+    )
+
+
+def _packages(
+    request: Request, asked: _Debian
+) -> tuple[tuple[Suite, ...], tuple[DebianPackage, ...]]:
+    needed = (*catalogue.engine(request.stack.engine.name).debian, *asked.packages)
+    wanted = {*catalogue.debian(asked.release).essential, *needed}
+    kept = request.kept("base", "engine.name")
+    if kept and not request.moves("base"):
+        names = {package.name for package in kept.base.packages}
+        if wanted <= names and not names & set(request.upgrade):
+            return kept.base.suites, kept.base.packages
+    earlier = request.previous.base if request.previous else None
+    is_same_release = earlier is not None and earlier.debian == asked.release
+    stays = earlier.packages if earlier and is_same_release and not request.moves("base") else ()
+    with console.step("resolve Debian packages"):
+        return debian.resolve(
+            debian.Request(
+                debian=asked.release,
+                suites=asked.suites,
+                packages=needed,
+                keep=tuple(pin for pin in stays if pin.name not in request.upgrade),
+                allow_expired=request.allow_expired,
+            )
+        )
+
+
+def _python_version(series: str, packages: tuple[DebianPackage, ...]) -> str:
+    """Return `3.11.2` from the version of `python3.11-minimal`, `3.11.2-6+deb12u6`."""
+    version = next(p.version for p in packages if p.name == f"python{series}-minimal")
+    return version.rpartition(":")[2].partition("-")[0].partition("+")[0]
+
+
+def _wheels(request: Request, base: Base) -> tuple[Wheel, ...]:
+    stack = request.stack
+    kept = request.kept("engine", "base.debian", "target.platform", "resolve")
+    names = {wheel.name for wheel in kept.wheels} if kept else set()
+    if kept and not request.moves("wheels") and not names & set(request.upgrade):
+        return kept.wheels
+    earlier = request.previous.wheels if request.previous else ()
+    known = catalogue.engine(stack.engine.name)
+    with console.step("resolve wheels"):
+        return wheels.resolve(
+            wheels.Request(
+                requirement=f"{known.distribution}=={stack.engine.version}",
+                python=base.python_series,
+                glibc=base.glibc,
+                as_of=stack.resolve.as_of or datetime.datetime.now(datetime.UTC).date(),
+                exclude=stack.resolve.exclude,
+                find_links=known.find_links,
+                keep=() if request.moves("wheels") else earlier,
+                upgrade=tuple(name for name in request.upgrade if name in names),
+            )
+        )
+
+
+def _model(request: Request, downloads: Downloads) -> Model:
+    asked = request.stack.model
+    earlier = request.previous if request.previous and not request.moves("model") else None
+    if earlier is None:
+        return models.pin(asked, request.folder, downloads)
+    before = from_canonical(earlier.stack).model
+    return models.pin(asked, request.folder, downloads, earlier.models[0], before)
+
+
+def _gpu(stack: Stack, chosen: tuple[Wheel, ...]) -> Gpu | None:
+    name = stack.target.gpu
+    if not isinstance(name, str) or name == "none":
+        return None
+    cuda = stack.engine.cuda or _cuda_of(chosen)
+    known = catalogue.gpu(name)
+    floor = catalogue.cuda_driver(cuda.partition(".")[0])
+    oldest = max(floor, str(known.oldest_driver), key=lambda text: int(text.partition(".")[0]))
+    return Gpu(
+        name=name,
+        compute_capability=known.compute_capability,
+        memory_bytes=known.memory_bytes,
+        cuda=cuda,
+        driver=oldest,
+    )
+
+
+def _cuda_of(chosen: tuple[Wheel, ...]) -> str:
+    for wheel in chosen:
+        if _CUDA_RUNTIME.fullmatch(wheel.name):
+            return ".".join(wheel.version.split(".")[:2])
+    message = "engine.cuda: no wheel of the resolution brings a CUDA runtime"
+    raise StackError(message, 'say which CUDA release the wheels need: `cuda: "13.0"`')
+
+
+def _get(values: dict[str, Any], path: str) -> Any:
+    value: Any = values
+    for key in path.split("."):
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
