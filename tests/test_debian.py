@@ -306,7 +306,7 @@ def test_urls_are_the_mirrors_of_the_right_archive(
 def test_a_pin_that_is_gone_names_the_command() -> None:
     fault = debian.gone(pin("gcc-12", "12.2.0-14"))
     assert fault.message.startswith("gcc-12 12.2.0-14: no mirror has `pool/main/gcc-12")
-    assert "builder lock --upgrade base STACK" in fault.hint
+    assert "builder lock -P base STACK" in fault.hint
 
 
 def test_the_catalogue_names_a_base_for_each_release() -> None:

@@ -272,19 +272,15 @@ def test_a_header_that_was_not_the_files_own_is_noticed(remote: Hub, downloads: 
         models.fetch(pinned, None, Path(), downloads)
 
 
-def test_a_broken_download_is_resumed_by_the_next_run(
-    remote: Hub, downloads: Downloads, tmp_path: Path
-) -> None:
+def test_a_broken_download_goes_on_where_it_broke(remote: Hub, downloads: Downloads) -> None:
     data = safetensors({"a": tensor(0, 600_000)}, 600_000)
     remote.commit(model() | {"model.safetensors": data})
     pinned = hub.pin(ASKED, downloads)
     remote.cut["model.safetensors"] = 300_000
-    with pytest.raises(ResolveError):
-        hub.fetch(pinned, downloads)
     remote.requests.clear()
-    paths = hub.fetch(pinned, Downloads(tmp_path / "cache"))
+    paths = hub.fetch(pinned, downloads)
     assert paths["model.safetensors"].read_bytes() == data
-    assert {r.span for r in remote.requests} == {"bytes=262144-"}
+    assert {r.span for r in remote.requests if r.span} == {"bytes=300000-"}
 
 
 def test_a_file_that_is_gone(remote: Hub, downloads: Downloads) -> None:

@@ -95,5 +95,5 @@ def _local(package: DebianPackage) -> tuple[Path, ...]:
 def gone(package: DebianPackage) -> ResolveError:
     """Return the error for a pin that no mirror has any more: Debian keeps the newest only."""
     message = f"{package.name} {package.version}: no mirror has `{package.path}` any more"
-    hint = "run `builder lock --upgrade base STACK` to move to what the suite has now"
+    hint = "run `builder lock -P base STACK` to move to what the suite has now"
     return ResolveError(message, f"{hint}, or set {ARCHIVE_VARIABLE} to a folder that has the file")

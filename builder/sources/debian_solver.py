@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Group = tuple[Relation, ...]
 
 
-class _OldPin(Exception):
+class _OldPinError(Exception):
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self.name = name
@@ -49,7 +49,7 @@ def solve(
         search = _Search(index, frozenset(ignored), kept)
         try:
             return search.run(sorted(set(wanted)))
-        except _OldPin as old:
+        except _OldPinError as old:
             del kept[old.name]
 
 
@@ -127,7 +127,7 @@ class _Search:
     def _unsatisfied(self, group: Group, asker: str) -> Exception:
         for name in (*(relation.name for relation in group), asker):
             if name in self._chosen and self._chosen[name].pin == self._kept.get(name):
-                return _OldPin(name)
+                return _OldPinError(name)
         text = " | ".join(map(str, group))
         message = f"{self._chain(asker)}: needs `{text}`, found {self._found(group)}"
         return ResolveError(message, "add a suite to base.suites, or leave the package out")
@@ -156,7 +156,7 @@ class _Search:
     def _conflict(self, one: Candidate, other: Candidate, relation: Relation) -> Exception:
         for candidate in (other, one):
             if candidate.pin == self._kept.get(candidate.pin.name):
-                return _OldPin(candidate.pin.name)
+                return _OldPinError(candidate.pin.name)
         message = f"{self._chain(one.pin.name)}: excludes `{relation}`, "
         message += f"which comes with {self._chain(other.pin.name)}"
         return ResolveError(message, "leave one of the two out of base.packages")

@@ -1,4 +1,4 @@
-"""The cache of downloads: files by sha256, fetched in parallel, resumed, verified, shared by all stacks.
+"""The cache of downloads: files by sha256, in parallel, resumed, verified, for all stacks.
 
 downloads/sha256/<hex>           a verified file
 downloads/sha256/<hex>.partial   what has arrived of it; locked while somebody fetches it
@@ -9,10 +9,11 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from threading import Event
+from queue import SimpleQueue
+from threading import Event, Thread
 from typing import TYPE_CHECKING, BinaryIO
 
 from builder import console, files
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 
 _PARALLEL = 8
 _CHUNK = 1 << 18
+_BREAKS = 4
+"""How often a connection may break in the middle of one file."""
+_LOOK_AGAIN_SECONDS = 0.1
+"""While another process downloads the same file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,12 +46,24 @@ class Wanted:
     """The error where no place has it."""
 
 
+@dataclass(frozen=True)
+class _Transfer:
+    """One file on its way; `stop` ends it from another thread."""
+
+    item: Wanted
+    advance: Callable[[int], None]
+    stop: Event
+
+    def check_stopped(self) -> None:
+        if self.stop.is_set():
+            raise KeyboardInterrupt
+
+
 class Downloads:
     """A folder of verified files."""
 
     def __init__(self, root: Path) -> None:
         self._folder = root / "downloads" / "sha256"
-        self._stop = Event()
 
     def path(self, sha256: str) -> Path:
         """Return where a file lies, or would lie."""
@@ -70,75 +87,134 @@ class Downloads:
         if not missing:
             return
         total = sum(item.size for item in missing.values())
-        title = f"download {len(missing)} files"
-        with console.progress(title, total) as bar, ThreadPoolExecutor(_PARALLEL) as workers:
-            # Large files first: the last one to end should be a small one.
-            queue = sorted(missing.values(), key=lambda item: -item.size)
-            tasks = [workers.submit(self._fetch, item, bar.advance) for item in queue]
+        # Large files first: the last one to end should be a small one.
+        queue = sorted(missing.values(), key=lambda item: -item.size)
+        stop = Event()
+        with console.progress(f"download {len(missing)} files", total) as bar:
             try:
-                done, _ = wait(tasks, return_when=FIRST_EXCEPTION)
-                for task in done:
-                    task.result()
+                _side_by_side(lambda item: self._fetch(_Transfer(item, bar.advance, stop)), queue)
             except BaseException:
-                self._stop.set()
-                workers.shutdown(cancel_futures=True)
+                stop.set()
                 raise
 
-    def _fetch(self, item: Wanted, advance: Callable[[int], None]) -> None:
+    def _fetch(self, transfer: _Transfer) -> None:
+        item = transfer.item
         partial = self._folder / f"{item.sha256}.partial"
         try:
-            with _locked(partial) as file:
+            with _locked(partial, transfer.check_stopped) as file:
                 if not self.has(item):
-                    self._fill(item, file, advance)
+                    _fill(transfer, file)
                     partial.rename(self.path(item.sha256))
                     files.sync_folder(self._folder)
         except OSError as fault:
             raise files.unwritable(partial, fault) from fault
 
-    def _fill(self, item: Wanted, file: BinaryIO, advance: Callable[[int], None]) -> None:
-        """Write the file from the first place that has it, resuming what an earlier run left."""
-        faults: list[BuilderError] = []
-        for url in item.urls():
-            try:
-                self._from(url, item, file, advance)
-            except (ResolveError, IntegrityError) as fault:
-                faults.append(fault)
-            else:
-                return
-        raise _reason(item, faults)
 
-    def _from(self, url: str, item: Wanted, file: BinaryIO, advance: Callable[[int], None]) -> None:
-        arrived = file.seek(0, os.SEEK_END)
-        resumed = arrived if arrived < item.size else 0
-        with web.opened(url, resumed) as (body, offset):
-            file.truncate(offset)
-            file.seek(0)
-            state = hashlib.sha256()
-            for chunk in iter(lambda: file.read(_CHUNK), b""):
-                state.update(chunk)
-            advance(offset)
-            for chunk in _limited(body, item.size - offset):
-                self._check_stopped()
-                state.update(chunk)
-                file.write(chunk)
-                advance(len(chunk))
-        arrived = file.tell()
-        if arrived == item.size and state.hexdigest() == item.sha256:
-            _settle(file)
+def _fill(transfer: _Transfer, file: BinaryIO) -> None:
+    """Write the file from the first place that has it, resuming what an earlier run left."""
+    transfer.advance(min(file.seek(0, os.SEEK_END), transfer.item.size))
+    faults: list[BuilderError] = []
+    for url in transfer.item.urls():
+        try:
+            _insist(url, transfer, file)
+        except (ResolveError, IntegrityError) as fault:
+            faults.append(fault)
+        else:
             return
-        if arrived >= item.size:
-            file.truncate(0)  # wrong bytes are not worth resuming
-        raise _difference(url, item, arrived, state.hexdigest())
+    raise _reason(transfer.item, faults)
 
-    def _check_stopped(self) -> None:
-        if self._stop.is_set():
-            raise KeyboardInterrupt
+
+def _insist(url: str, transfer: _Transfer, file: BinaryIO) -> None:
+    """Go on where the connection broke, as long as bytes arrive; begin anew, once, if they differ.
+
+    What an earlier run left may be the fault of another place, so wrong bytes after a resumed
+    download say nothing about this one.
+    """
+    breaks, is_anew = 0, False
+    while True:
+        before = file.seek(0, os.SEEK_END)
+        was_resumed = 0 < before < transfer.item.size
+        try:
+            return _from(url, transfer, file)
+        except IntegrityError:
+            if is_anew or not was_resumed:
+                raise
+            is_anew = True
+        except web.BrokenError as fault:
+            breaks += 1
+            arrived = file.seek(0, os.SEEK_END)
+            if breaks > _BREAKS or arrived <= before:
+                raise _difference(url, transfer.item, arrived, "") from fault
+
+
+def _from(url: str, transfer: _Transfer, file: BinaryIO) -> None:
+    item = transfer.item
+    arrived = file.seek(0, os.SEEK_END)
+    resumed = arrived if arrived < item.size else 0
+    state = hashlib.sha256()
+    with _opened(url, resumed) as (body, offset):
+        file.truncate(min(offset, arrived))
+        file.seek(0)
+        for chunk in iter(lambda: file.read(_CHUNK), b""):
+            state.update(chunk)
+        for chunk in _limited(body, item.size - offset):
+            transfer.check_stopped()
+            state.update(chunk)
+            file.write(chunk)
+            transfer.advance(len(chunk))
+    arrived = file.tell()
+    if arrived == item.size and state.hexdigest() == item.sha256:
+        _settle(file)
+        return
+    if arrived >= item.size:
+        file.truncate(0)  # wrong bytes are not worth resuming
+    raise _difference(url, item, arrived, state.hexdigest())
+
+
+@contextmanager
+def _opened(url: str, offset: int) -> Iterator[tuple[BinaryIO, int]]:
+    """Open a place; where it has fewer bytes than have arrived, there is nothing to skip."""
+    try:
+        with web.opened(url, offset) as result:
+            yield result
+    except web.RangeError:
+        with web.opened(url, 0) as result:
+            yield result
+
+
+def _side_by_side(work: Callable[[Wanted], None], queue: Sequence[Wanted]) -> None:
+    """Do `work` for every item, several at a time; the first failure ends it.
+
+    Daemon threads: one that waits for a server must not hold up an interrupt or the exit.
+    """
+    todo, done = SimpleQueue[Wanted | None](), SimpleQueue[BaseException | None]()
+
+    def run() -> None:
+        while (item := todo.get()) is not None:
+            try:
+                work(item)
+            except BaseException as fault:  # noqa: BLE001 - raised again by the caller
+                done.put(fault)
+                return
+            done.put(None)
+
+    count = min(_PARALLEL, len(queue))
+    for item in (*queue, *(None,) * count):
+        todo.put(item)
+    for _ in range(count):
+        Thread(target=run, daemon=True).start()
+    for _ in queue:
+        fault = done.get()
+        if fault is not None:
+            raise fault
 
 
 def _limited(body: BinaryIO, limit: int) -> Iterator[bytes]:
     """Yield at most one byte more than expected: enough to notice a longer body."""
     left = limit + 1
-    while left and (chunk := body.read(min(_CHUNK, left))):
+    # `read1`: what has arrived, so that an interrupt need not wait for a slow server.
+    some: Callable[[int], bytes] = body.read1  # type: ignore[attr-defined]
+    while left and (chunk := some(min(_CHUNK, left))):
         left -= len(chunk)
         yield chunk
 
@@ -175,7 +251,7 @@ def _settle(file: BinaryIO) -> None:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[BinaryIO]:
+def _locked(path: Path, check_stopped: Callable[[], None]) -> Iterator[BinaryIO]:
     """Open a partial file that nobody else is writing; waits for whoever is.
 
     The lock dies with its process.  A file that was renamed while we waited is not ours.
@@ -183,9 +259,22 @@ def _locked(path: Path) -> Iterator[BinaryIO]:
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         with path.open("a+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            if path.exists() and os.fstat(file.fileno()).st_ino == path.stat().st_ino:
-                os.fchmod(file.fileno(), 0o644)
+            _lock(file, check_stopped)
+            if not path.exists() or os.fstat(file.fileno()).st_ino != path.stat().st_ino:
+                continue
+            os.fchmod(file.fileno(), 0o644)
+            try:
                 yield file
-                path.unlink(missing_ok=True) if file.tell() == 0 else None
-                return
+            finally:
+                if file.seek(0, os.SEEK_END) == 0:
+                    path.unlink(missing_ok=True)
+            return
+
+
+def _lock(file: BinaryIO, check_stopped: Callable[[], None]) -> None:
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            check_stopped()
+            time.sleep(_LOOK_AGAIN_SECONDS)

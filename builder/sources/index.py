@@ -69,7 +69,8 @@ def _pip_values() -> dict[str, list[str]]:
         parser.read(path, "utf-8")
         for section in ("global", "install", "download"):
             if parser.has_section(section):
-                values |= {key: text.split() for key, text in parser.items(section)}
+                items = parser.items(section)
+                values |= {key.replace("_", "-"): text.split() for key, text in items}
     for key in ("index-url", "extra-index-url", "find-links"):
         if text := os.environ.get("PIP_" + key.upper().replace("-", "_")):
             values[key] = text.split()
@@ -81,10 +82,13 @@ def _pip_files() -> Iterator[Path]:
     chosen = os.environ.get("PIP_CONFIG_FILE")
     if chosen == os.devnull:
         return
+    is_own = bool(chosen) and Path(chosen or "").exists()
     xdg = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    yield Path("/etc/xdg/pip/pip.conf")
     yield Path("/etc/pip.conf")
-    yield Path.home() / ".pip" / "pip.conf"
-    yield xdg / "pip" / "pip.conf"
+    if not is_own:  # a chosen file stands in for the user's
+        yield Path.home() / ".pip" / "pip.conf"
+        yield xdg / "pip" / "pip.conf"
     if prefix := os.environ.get("VIRTUAL_ENV"):
         yield Path(prefix) / "pip.conf"
     if chosen:
@@ -92,7 +96,7 @@ def _pip_files() -> Iterator[Path]:
 
 
 def places(project: str, file: str, more_links: Iterable[str] = ()) -> Iterator[Place]:
-    """Yield where `file` of `project` is offered: folders, the index, extra indexes, `more_links`."""
+    """Yield where `file` is offered: folders, the index, extra indexes, then `more_links`."""
     ours = settings()
     for link in ours.find_links:
         yield from _in_links(link, file)
@@ -130,7 +134,7 @@ def _offered(url: str, file: str) -> Iterator[Place]:
             _in_json(url, body, file) if body.lstrip()[:1] == b"{" else _in_html(url, body, file)
         )
         yield from found
-    except (ValueError, KeyError) as fault:
+    except (ValueError, KeyError, TypeError, AttributeError) as fault:
         message = f"{web.redacted(url)}: is not a page of a package index: {fault}"
         raise ResolveError(message, "check pip's index-url and find-links settings") from fault
 

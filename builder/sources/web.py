@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import functools
 import os
+import re
+import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -21,14 +23,21 @@ if TYPE_CHECKING:
     import urllib3
 
 _RETRIES = 4
+_BACKOFF_SECONDS = 0.5
+_BUSY = (429, 500, 502, 503, 504)
 _CONNECT_SECONDS = 15.0
 _READ_SECONDS = 60.0
 _NOT_FOUND = (404, 410)
 _REFUSED = (401, 403)
+_NO_SUCH_RANGE = 416
 _OK = 200
 _PACKED = {"accept-encoding": "gzip"}
 _PLAIN = {"accept-encoding": "identity"}
 _PARTIAL = 206
+_ADDRESS = re.compile(
+    r"(\b[a-z][a-z0-9+.-]*://)(?:[^/\s?#]*@)?([^\s?#`'\"<>)]*)(?:[?#][^\s`'\"<>)]*)?"
+)
+"""Scheme, credentials, host and path, query."""
 
 
 class NotFoundError(ResolveError):
@@ -37,6 +46,14 @@ class NotFoundError(ResolveError):
 
 class RefusedError(ResolveError):
     """The server answered, and does not let us have it."""
+
+
+class BrokenError(ResolveError):
+    """The connection ended in the middle of a body."""
+
+
+class RangeError(ResolveError):
+    """The server has fewer bytes than were asked to be skipped."""
 
 
 _tokens: dict[tuple[str, str], str] = {}
@@ -60,15 +77,26 @@ def redacted(url: str) -> str:
     return urlunsplit((parts.scheme, host, parts.path, "", ""))
 
 
+def redacted_text(text: str) -> str:
+    """Return another tool's `text` with the addresses in it redacted."""
+    return _ADDRESS.sub(lambda found: found[1] + found[2], text)
+
+
+def _manager(url: str) -> urllib3.PoolManager:
+    """Return the pool for `url`: through the machine's proxy unless `no_proxy` excepts the host."""
+    parts = urlsplit(url)
+    proxy = urllib.request.getproxies().get(parts.scheme)
+    if proxy and urllib.request.proxy_bypass(parts.hostname or ""):
+        proxy = None
+    return _pool(proxy, os.environ.get("SSL_CERT_FILE") or os.environ.get("PIP_CERT"))
+
+
 @functools.cache
-def pool() -> urllib3.PoolManager:
+def _pool(proxy: str | None, certificates: str | None) -> urllib3.PoolManager:
     """Return the shared pool; certificates from SSL_CERT_FILE, PIP_CERT or the system."""
     import urllib3
 
-    retries = urllib3.Retry(
-        total=_RETRIES, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504)
-    )
-    certificates = os.environ.get("SSL_CERT_FILE") or os.environ.get("PIP_CERT")
+    retries = urllib3.Retry(total=_RETRIES, backoff_factor=_BACKOFF_SECONDS, status_forcelist=_BUSY)
     settings: dict[str, Any] = {
         "retries": retries,
         "timeout": urllib3.Timeout(connect=_CONNECT_SECONDS, read=_READ_SECONDS),
@@ -76,8 +104,11 @@ def pool() -> urllib3.PoolManager:
         "maxsize": 16,
         "ca_certs": certificates,
     }
-    proxy = os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy")
-    return urllib3.ProxyManager(proxy, **settings) if proxy else urllib3.PoolManager(**settings)
+    if proxy is None:
+        return urllib3.PoolManager(**settings)
+    user = urlsplit(proxy).netloc.rpartition("@")[0]
+    headers = urllib3.make_headers(proxy_basic_auth=unquote(user)) if user else None
+    return urllib3.ProxyManager(_without_user(proxy), proxy_headers=headers, **settings)
 
 
 def local_path(url: str) -> Path | None:
@@ -133,31 +164,38 @@ def _open_file(path: Path, offset: int) -> Iterator[tuple[BinaryIO, int]]:
 
 
 @contextmanager
-def _open_http(url: str, headers: Mapping[str, str]) -> Iterator[tuple[BinaryIO, int]]:
+def _open_http(
+    url: str, headers: Mapping[str, str], method: str = "GET"
+) -> Iterator[tuple[BinaryIO, int]]:
     import urllib3
 
     everything = {**headers, **_credentials(url)}
     try:
-        response = pool().request(
-            "GET", _without_user(url), headers=everything, preload_content=False
+        response = _manager(url).request(
+            method, _without_user(url), headers=everything, preload_content=False
         )
     except urllib3.exceptions.HTTPError as fault:
         raise unreachable(url, fault) from fault
     try:
         _check_status(url, response.status)
-        yield response, _start(response)  # type: ignore[misc]
+        yield response, _start(url, response)  # type: ignore[misc]
     except urllib3.exceptions.HTTPError as fault:
-        raise unreachable(url, fault) from fault
+        message = f"{redacted(url)}: the connection broke: {type(fault).__name__}"
+        raise BrokenError(message, "check the network, then run the command again") from fault
     finally:
         response.close()  # a connection with a body half read serves no other request
 
 
-def _start(response: urllib3.BaseHTTPResponse) -> int:
+def _start(url: str, response: urllib3.BaseHTTPResponse) -> int:
     """Return the offset of the first byte of a body (RFC 9110, 14.4)."""
     if response.status != _PARTIAL:
         return 0
     span = response.headers.get("content-range", "bytes 0-").removeprefix("bytes ")
-    return int(span.partition("-")[0])
+    first = span.partition("-")[0]
+    if not first.isdecimal():
+        message = f"{redacted(url)}: answered with an unreadable range `{span}`"
+        raise ResolveError(message, "check the proxy between here and there")
+    return int(first)
 
 
 def _check_status(url: str, status: int) -> None:
@@ -166,6 +204,8 @@ def _check_status(url: str, status: int) -> None:
     message = f"{redacted(url)}: answered {status}"
     if status in _NOT_FOUND:
         raise NotFoundError(message)
+    if status == _NO_SUCH_RANGE:
+        raise RangeError(message, "the place has fewer bytes than were locked: check it")
     if status in _REFUSED:
         raise RefusedError(message, "check the credentials in your settings")
     raise ResolveError(message, "check the address and the credentials in your settings")
@@ -201,10 +241,18 @@ def size(url: str) -> int:
     """Return the size in bytes of what is at `url`, without reading it."""
     path = local_path(url)
     if path:
-        return path.stat().st_size
-    response = pool().request("HEAD", _without_user(url), headers=_credentials(url))
-    length = response.headers.get("content-length")
-    if response.status != _OK or length is None:
+        with _open_file(path, 0) as (file, _):
+            return file.seek(0, os.SEEK_END)
+    try:
+        length = _length(url, "HEAD")
+    except ResolveError:
+        length = _length(url, "GET")  # signed addresses are good for GET alone
+    if not length.isdecimal():
         message = f"{redacted(url)}: does not say how large it is"
-        raise ResolveError(message)
+        raise ResolveError(message, "check the proxy between here and there")
     return int(length)
+
+
+def _length(url: str, method: str) -> str:
+    with _open_http(url, _PLAIN, method) as (response, _):
+        return str(response.headers.get("content-length", ""))  # type: ignore[attr-defined]

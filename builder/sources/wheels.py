@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import tempfile
 import tomllib
@@ -29,6 +30,28 @@ _UV_NEWEST_GLIBC_MINOR = 40
 """Newest manylinux platform uv knows; newer targets accept everything it can choose."""
 _LEGACY = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
 _TORCH = "torch"
+_SHAPING = frozenset(
+    f"UV_{name}"
+    for name in (
+        "BUILD_CONSTRAINT",
+        "CONSTRAINT",
+        "EXCLUDE",
+        "EXCLUDE_NEWER",
+        "EXCLUDE_NEWER_PACKAGE",
+        "EXTRA_INDEX_URL",
+        "FIND_LINKS",
+        "FORK_STRATEGY",
+        "INDEX",
+        "NO_BINARY",
+        "NO_INDEX",
+        "NO_SOURCES",
+        "OVERRIDE",
+        "PRERELEASE",
+        "RESOLUTION",
+        "TORCH_BACKEND",
+    )
+)
+"""Settings of uv that would change what is chosen."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +67,7 @@ class Request:
     as_of: datetime.date
     exclude: tuple[str, ...] = ()
     find_links: tuple[str, ...] = ()
-    """Where the catalogue says that builds for this engine are, asked if pip's settings lack them."""
+    """Where the catalogue says that this engine's builds are, if pip's settings lack them."""
     keep: tuple[Wheel, ...] = ()
     """Pins of the previous lock, kept where they still fit."""
     upgrade: tuple[str, ...] = ()
@@ -186,9 +209,12 @@ def _arguments(request: Request, folder: Path, output: Path) -> list[str]:
         "--override": str(folder / "overrides.txt"),
         "--output-file": str(output),
         "--default-index": ours.index,
+        # As pip does: all indexes are one, whichever has the newest version.
+        "--index-strategy": "unsafe-best-match",
     }
     argv = ["pip", "compile", str(folder / "requirements.in"), "--no-header", "--quiet"]
     argv += [word for option in options.items() for word in option]
+    argv += [word for url in ours.extra for word in ("--index", url)]
     argv += [word for link in _links(request) for word in ("--find-links", link)]
     argv += [word for name in request.upgrade for word in ("--upgrade-package", name)]
     return argv
@@ -214,18 +240,16 @@ def _run_uv(argv: list[str]) -> None:
     except FileNotFoundError as fault:
         message = "`uv` is not installed"
         raise HostError(message, "install it: pip install uv") from fault
-    done = subprocess.run([program, *argv], capture_output=True, text=True, check=False)
+    # What lies in the current folder, or in a shell's settings, must not shape a lock.
+    env = {key: value for key, value in os.environ.items() if key not in _SHAPING}
+    argv = [program, "--no-config", *argv]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, env=env)
     if done.returncode != 0:
         message = f"wheels: no resolution\n{_reason(done.stderr)}"
         raise ResolveError(message, "change engine.version, resolve.as_of or resolve.exclude")
 
 
 def _reason(text: str) -> str:
-    """Return uv's explanation, indented, without addresses that may hold credentials."""
+    """Return uv's explanation, indented, without what in addresses may be a secret."""
     lines = [line for line in text.strip().splitlines() if line.strip()]
-    return "\n".join("  " + _without_users(line) for line in lines[-15:])
-
-
-def _without_users(line: str) -> str:
-    words = (web.redacted(word) if "://" in word else word for word in line.split(" "))
-    return " ".join(words)
+    return "\n".join("  " + web.redacted_text(line) for line in lines[-15:])
