@@ -39,12 +39,26 @@ def drift(lock: Lock, wanted: Mapping[str, Any], pins: Pins) -> tuple[Drift, ...
 
 
 def _differences(path: str, old: Any, new: Any) -> Iterator[Drift]:
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        for key in sorted(old.keys() | new.keys()):
+    if _is_table(old) and _is_table(new) and (old or new):
+        then, now = old or {}, new or {}
+        for key in sorted(then.keys() | now.keys()):
             here = f"{path}.{key}" if path else str(key)
-            yield from _differences(here, old.get(key), new.get(key))
-    elif old != new:
-        yield Drift(path, _shown(old), _shown(new))
+            yield from _differences(here, then.get(key), now.get(key))
+    elif _typed(old) != _typed(new):
+        before, after = _shown(old), _shown(new)
+        yield Drift(path, before, after) if before != after else Drift(path, repr(old), repr(new))
+
+
+def _is_table(value: Any) -> bool:
+    """Tell whether a value is a table; one that is absent may have been one."""
+    return value is None or isinstance(value, Mapping)
+
+
+def _typed(value: Any) -> Any:
+    """Keep `true` apart from `1`, which Python holds to be equal."""
+    if isinstance(value, list | tuple):
+        return [_typed(item) for item in value]
+    return (isinstance(value, bool), value)
 
 
 def _shown(value: Any) -> str:
@@ -52,7 +66,9 @@ def _shown(value: Any) -> str:
         return _ABSENT
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_shown(item) for item in value) + "]"
-    return str(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f'"{value}"' if value == "" else str(value)
 
 
 def changes(old: Lock | None, new: Lock) -> tuple[str, ...]:
@@ -74,4 +90,6 @@ def _pins(lock: Lock) -> dict[str, str]:
     pins |= {f"debian {p.name}": f"{p.version} ({p.sha256[:8]})" for p in lock.base.packages}
     for model in lock.models:
         pins |= {f"model {file.path}": file.sha256[:12] for file in model.files}
+        if model.commit:
+            pins["model commit"] = model.commit[:12]
     return pins | {"launcher": lock.pins.launcher[:12], "packer": str(lock.pins.packer)}

@@ -8,7 +8,7 @@ projection of it, and nobody reads the stack file again: the lock holds a canoni
 from __future__ import annotations
 
 import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from packaging.utils import parse_wheel_filename
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
@@ -20,6 +20,8 @@ PACKER_VERSION = 1
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 LayerDigest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
 Commit = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
+Named = TypeVar("Named", "Wheel", "DebianPackage")
+Filed = TypeVar("Filed", bound="ModelFile")
 Size = Annotated[int, Field(ge=0)]
 
 
@@ -39,6 +41,14 @@ class Part(BaseModel):
     """Base of every part: frozen, no unknown keys, no silent conversion."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+def _by_name(items: tuple[Named, ...]) -> tuple[Named, ...]:
+    return tuple(sorted(items, key=lambda item: item.name))
+
+
+def _by_path(items: tuple[Filed, ...]) -> tuple[Filed, ...]:
+    return tuple(sorted(items, key=lambda item: item.path))
 
 
 class Wheel(Part):
@@ -81,7 +91,7 @@ class Base(Part):
     """Version of the suite's Python, such as `3.11.2`."""
     glibc: str
     suites: tuple[Suite, ...]
-    packages: tuple[DebianPackage, ...]
+    packages: Annotated[tuple[DebianPackage, ...], AfterValidator(_by_name)]
 
     @property
     def python_series(self) -> str:
@@ -116,7 +126,7 @@ class Model(Part):
     commit: Commit | None = None
     committed: datetime.datetime | None = None
     """Date of the commit."""
-    files: tuple[ModelFile, ...]
+    files: Annotated[tuple[ModelFile, ...], AfterValidator(_by_path)]
     facts: Facts
 
 
@@ -152,7 +162,7 @@ class Pins(Part):
 
 
 class Lock(Part):
-    """One resolution of one stack."""
+    """One resolution of one stack; its lists are sorted, whoever made it."""
 
     stack: dict[str, Any]
     """Canonical copy of the stack."""
@@ -160,7 +170,7 @@ class Lock(Part):
     engine: Engine
     gpu: Gpu | None = None
     base: Base
-    wheels: tuple[Wheel, ...]
+    wheels: Annotated[tuple[Wheel, ...], AfterValidator(_by_name)]
     models: tuple[Model, ...]
     pins: Pins
 

@@ -69,17 +69,27 @@ def loads(text: str, place: str) -> Lock:
     """Parse a lock; `place` is what errors call it."""
     try:
         document = tomllib.loads(text)
-        Pylock.from_dict(document)
         ours = document["tool"]["builder"]
-        version = ours["version"]
-    except (tomllib.TOMLDecodeError, PylockValidationError, KeyError, TypeError) as fault:
+        _check_version(ours["version"], place)
+        Pylock.from_dict(document)
+    except (tomllib.TOMLDecodeError, PylockValidationError) as fault:
         message = f"{place}: is not a lock of builder: {fault}"
         raise IntegrityError(message, _relock_hint()) from fault
-    if not isinstance(version, int) or version > LOCK_VERSION:
-        message = f"{place}: was made by a newer builder (lock version {version}, this one reads {LOCK_VERSION})"
-        raise StaleLockError(message, "upgrade builder, or run builder lock to make it anew")
+    except (KeyError, TypeError) as fault:
+        message = f"{place}: is not a lock of builder: it has no `tool.builder.version`"
+        raise IntegrityError(message, _relock_hint()) from fault
     _check_digest(text, str(ours.get("digest", "")), place)
     return _from_document(document, place)
+
+
+def _check_version(version: Any, place: str) -> None:
+    """Refuse a newer lock before anything else in it is looked at."""
+    if version == LOCK_VERSION:
+        return
+    age = "a newer" if isinstance(version, int) and version > LOCK_VERSION else "another"
+    read = f"(lock version {version}, this one reads {LOCK_VERSION})"
+    message = f"{place}: was made by {age} builder {read}"
+    raise StaleLockError(message, "use that builder, or remove the file and run builder lock")
 
 
 def _check_digest(text: str, digest: str, place: str) -> None:
@@ -98,7 +108,11 @@ def _from_document(document: Mapping[str, Any], place: str) -> Lock:
     ours = dict(document["tool"]["builder"])
     for key in ("version", "digest", "source-date-epoch"):
         ours.pop(key, None)
-    ours["wheels"] = [_wheel(package) for package in document.get("packages", ())]
+    try:
+        ours["wheels"] = [_wheel(package) for package in document.get("packages", ())]
+    except (KeyError, ValueError) as fault:
+        message = f"{place}: packages: each needs one wheel with path, size and sha256"
+        raise IntegrityError(message, _relock_hint()) from fault
     try:
         lock = Lock.model_validate(_tuples(ours))
     except ValidationError as fault:
@@ -178,7 +192,8 @@ def _table(values: Mapping[str, Any]) -> Table:
     import tomlkit
 
     table = tomlkit.table()
-    for key, value in sorted(values.items(), key=lambda item: _rank(item[1])):
+    given = {key: value for key, value in values.items() if value is not None}  # TOML has no null
+    for key, value in sorted(given.items(), key=lambda item: _rank(item[1])):
         if isinstance(value, Mapping):
             table.add(key, _table(value))
         elif _is_list_of_tables(value):
@@ -221,7 +236,8 @@ def _inline(value: Any) -> Any:
     if isinstance(value, Mapping):
         table = tomlkit.inline_table()
         for key, item in value.items():
-            table.append(key, _inline(item))
+            if item is not None:
+                table.append(key, _inline(item))
         return table
     if isinstance(value, Sequence) and not isinstance(value, str):
         return _array(value)
