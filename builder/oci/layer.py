@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from builder.digest import Digest, from_hex
-from builder.errors import IntegrityError
+from builder.errors import HostError, IntegrityError
 from builder.oci import tar
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ _MEDIA_TYPES: dict[Compression, str] = {
 }
 _CHUNK = 1 << 20
 _ZSTD_LEVEL = 3
+_ZSTD_VERSION = (1, 5, 7)
+"""Another release of the library may write other bytes, and so other digests."""
 _GZIP_LEVEL = 6
 _MAX_THREADS = 4
 """More add little on one layer and cost memory; layers are built side by side."""
@@ -154,6 +156,8 @@ def _compressor(compression: Compression) -> _Compressor:
     if compression == "zstd":
         import zstandard
 
+        if zstandard.ZSTD_VERSION != _ZSTD_VERSION:
+            raise _other_zstd(zstandard.ZSTD_VERSION)
         # With no worker thread zstd takes another code path that gives other bytes.
         threads = max(1, min(os.cpu_count() or 1, _MAX_THREADS))
         compressor = zstandard.ZstdCompressor(level=_ZSTD_LEVEL, threads=threads)
@@ -161,6 +165,12 @@ def _compressor(compression: Compression) -> _Compressor:
     if compression == "gzip":
         return zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
     return _NoCompressor()
+
+
+def _other_zstd(found: tuple[int, ...]) -> HostError:
+    expected, got = (".".join(map(str, version)) for version in (_ZSTD_VERSION, found))
+    message = f"zstandard: expected its own libzstd {expected}, got {got}: digests would differ"
+    return HostError(message, "reinstall it: pip install --force-reinstall zstandard==0.25.0")
 
 
 class LayerSink:

@@ -7,7 +7,7 @@ that is not whole.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from builder import files
@@ -25,15 +25,15 @@ _BLOBS = "blobs/sha256"
 Advance = Callable[[int], object]
 
 
-def index_of(image: Image) -> bytes:
-    """Return the `index.json` of a layout that holds just this image."""
+def index_of(image: Image, others: Sequence[Any] = ()) -> bytes:
+    """Return the `index.json` of a layout that holds this image and `others`."""
     entry: dict[str, Any] = {
         "mediaType": MANIFEST_TYPE,
         "digest": image.digest,
         "size": len(image.manifest),
         "annotations": _names(image.name),
     }
-    index = {"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": [entry]}
+    index = {"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": [*others, entry]}
     return canonical(index)
 
 
@@ -43,8 +43,16 @@ def _names(name: str) -> dict[str, str]:
     is_tagged = bool(colon) and "/" not in tag
     return {
         "org.opencontainers.image.ref.name": tag if is_tagged else "latest",
-        "io.containerd.image.name": name if is_tagged else f"{name}:latest",
+        "io.containerd.image.name": _qualified(name if is_tagged else f"{name}:latest"),
     }
+
+
+def _qualified(name: str) -> str:
+    """Return a name with its registry: engines take one without for a short form of Docker Hub."""
+    first, slash, _ = name.partition("/")
+    if slash and (first == "localhost" or "." in first or ":" in first):
+        return name
+    return f"docker.io/{name}" if slash else f"docker.io/library/{name}"
 
 
 def write_folder(image: Image, folder: Path, advance: Advance) -> None:
@@ -59,8 +67,27 @@ def write_folder(image: Image, folder: Path, advance: Advance) -> None:
             for chunk in chunks():
                 file.write(chunk)
                 advance(len(chunk))
+    index = index_of(image, _others(image, folder / "index.json"))
     files.write_atomic(folder / "oci-layout", _LAYOUT)
-    files.write_atomic(folder / "index.json", index_of(image))
+    files.write_atomic(folder / "index.json", index)
+
+
+def _others(image: Image, index: Path) -> list[Any]:
+    """Return what a layout holds besides this image and an earlier one of its name."""
+    if not index.exists():
+        return []
+    try:
+        entries = list(json.loads(index.read_bytes())["manifests"])
+        return [entry for entry in entries if not _is_replaced(entry, image)]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as fault:
+        message = f"{index}: is no index of an OCI layout"
+        raise UsageError(message, "choose another folder, or remove it") from fault
+
+
+def _is_replaced(entry: Mapping[str, Any], image: Image) -> bool:
+    ours, theirs = _names(image.name), entry.get("annotations") or {}
+    same_name = all(theirs.get(key) == value for key, value in ours.items())
+    return same_name or entry["digest"] == image.digest
 
 
 def check_folder(folder: Path) -> None:

@@ -10,13 +10,15 @@ second finds the work done, or does the same work with the same result.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from threading import Event
+from typing import TYPE_CHECKING, BinaryIO
 
 from builder import files
 from builder.digest import Digest, hex_of, parse
@@ -32,6 +34,8 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.stop = Event()
+        """Set to end, soon, whatever other threads write."""
 
     def blob_path(self, digest: Digest) -> Path:
         """Return where a blob lies, or would lie."""
@@ -48,49 +52,49 @@ class Store:
     def build_layer(
         self, title: str, compression: Compression, fill: Callable[[TarWriter], None]
     ) -> Layer:
-        """Write a layer with what `fill` puts into the tar, and return it."""
+        """Write a layer with what `fill` puts into the tar, and return it.
+
+        Raises:
+            HostError: the store cannot be written.
+        """
         folder = self.root / "blobs" / "sha256"
         try:
             folder.mkdir(parents=True, exist_ok=True)
             descriptor, name = tempfile.mkstemp(prefix=files.TEMPORARY_PREFIX, dir=folder)
         except OSError as fault:
-            raise files.unwritable(folder, fault) from fault
+            raise files.unwritable(self.root, fault) from fault
         temporary = Path(name)
+        file = os.fdopen(descriptor, "wb")
         try:
-            return self._fill(descriptor, temporary, title, compression, fill)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-    def _fill(
-        self,
-        descriptor: int,
-        temporary: Path,
-        title: str,
-        compression: Compression,
-        fill: Callable[[TarWriter], None],
-    ) -> Layer:
-        with os.fdopen(descriptor, "wb") as file:
-
-            def write(data: bytes) -> None:
-                try:
-                    file.write(data)
-                except OSError as fault:
-                    raise files.unwritable(temporary, fault) from fault
-
-            sink = LayerSink(compression, write)
+            sink = LayerSink(compression, lambda data: self._write(file, data))
             writer = TarWriter(sink)
             fill(writer)
             writer.close()
-            layer = sink.finish(title, temporary)
-            file.flush()
-            os.fchmod(descriptor, 0o444)
-            os.fsync(descriptor)
-        return self._adopt(layer, temporary)
+            return self._adopt(sink.finish(title, temporary), file, temporary)
+        finally:
+            with contextlib.suppress(OSError):
+                file.close()  # after a failure what is buffered cannot be written and need not be
+            temporary.unlink(missing_ok=True)
 
-    def _adopt(self, layer: Layer, temporary: Path) -> Layer:
+    def _write(self, file: BinaryIO, data: bytes) -> None:
+        if self.stop.is_set():
+            raise KeyboardInterrupt
+        try:
+            file.write(data)
+        except OSError as fault:
+            raise files.unwritable(self.root, fault) from fault
+
+    def _adopt(self, layer: Layer, file: BinaryIO, temporary: Path) -> Layer:
+        """Give a finished blob its name once it is durable."""
         path = self.blob_path(layer.digest)
-        temporary.rename(path)
-        files.sync_folder(path.parent)
+        try:
+            file.flush()
+            os.fchmod(file.fileno(), 0o444)
+            os.fsync(file.fileno())
+            temporary.rename(path)
+            files.sync_folder(path.parent)
+        except OSError as fault:
+            raise files.unwritable(self.root, fault) from fault
         return replace(layer, pieces=(path,))
 
     def remember(self, key: str, layer: Layer) -> None:

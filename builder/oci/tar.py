@@ -36,7 +36,7 @@ def padding(size: int) -> bytes:
 
 
 def header(path: str, *, kind: bytes = FILE, size: int = 0, mode: int = 0, link: str = "") -> bytes:
-    """Return the header blocks of one entry, with a pax header where ustar's fields are too small."""
+    """Return the header blocks of one entry, a pax header first where ustar is too small."""
     records = _records(path, size, link)
     pax = _pax_blocks(records) if records else b""
     return pax + _ustar(path, kind, size, mode, link)
@@ -122,6 +122,7 @@ class TarWriter:
     def __init__(self, sink: Callable[[bytes], object]) -> None:
         self._sink = sink
         self._paths: set[str] = set()
+        self._folders: set[str] = set()
 
     def __contains__(self, path: str) -> bool:
         return path in self._paths
@@ -129,6 +130,7 @@ class TarWriter:
     def directory(self, path: str, mode: int = 0o755) -> None:
         """Add a directory."""
         self._add(path)
+        self._folders.add(path)
         self._sink(header(path + "/", kind=DIRECTORY, mode=mode))
 
     def parents(self, path: str) -> None:
@@ -136,8 +138,12 @@ class TarWriter:
         parts = path.split("/")[:-1]
         for end in range(1, len(parts) + 1):
             folder = "/".join(parts[:end])
-            if folder not in self._paths:
-                self.directory(folder)
+            if folder in self._folders:
+                continue
+            if folder in self._paths:
+                message = f"`{folder}` is no directory, but the parent of `{path}`"
+                raise ValueError(message)
+            self.directory(folder)
 
     def file(self, path: str, size: int, chunks: Iterable[bytes], mode: int = 0o644) -> None:
         """Add a regular file of `size` bytes."""

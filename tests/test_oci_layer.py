@@ -1,0 +1,163 @@
+"""Layers: one content, one digest, however and wherever it is written."""
+
+import gzip
+import hashlib
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import zstandard
+
+from builder.digest import Digest, from_hex, of_bytes
+from builder.errors import HostError, IntegrityError
+from builder.oci import layer as layers
+from builder.oci import tar
+from builder.oci.layer import Compression, Layer, LayerSink, WeightFile
+
+COMPRESSIONS: tuple[Compression, ...] = get_args(Compression)
+CONTENT = b"".join(hashlib.sha256(b"%d" % n).digest() * 7 for n in range(15_000))
+"""3 MB: several blocks for the compressor, neither random nor constant."""
+UNPACK: dict[Compression, Callable[[bytes], bytes]] = {
+    "zstd": lambda data: zstandard.ZstdDecompressor().decompressobj().decompress(data),
+    "gzip": gzip.decompress,
+    "none": bytes,
+}
+
+
+def packed(compression: Compression, chunks: Iterable[bytes]) -> tuple[Layer, bytes]:
+    out = bytearray()
+    sink = LayerSink(compression, out.extend)
+    for chunk in chunks:
+        sink(chunk)
+    return sink.finish("title", Path("blob")), bytes(out)
+
+
+def cut(data: bytes, size: int) -> list[bytes]:
+    return [data[start : start + size] for start in range(0, len(data), size)]
+
+
+def weight_file(path: Path, content: bytes) -> WeightFile:
+    path.write_bytes(content)
+    return WeightFile(path, hashlib.sha256(content).hexdigest(), len(content))
+
+
+def framed(content: bytes) -> bytes:
+    sha256 = hashlib.sha256(content).hexdigest()
+    head = tar.aligned_header(layers.weight_path(sha256), len(content))
+    return head + content + tar.padding(len(content))
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+def test_a_layer_knows_its_own_digests(compression: Compression) -> None:
+    layer, data = packed(compression, [CONTENT])
+    assert UNPACK[compression](data) == CONTENT
+    suffix = {"zstd": "+zstd", "gzip": "+gzip", "none": ""}[compression]
+    assert layer == Layer(
+        digest=of_bytes(data),
+        size=len(data),
+        diff_id=of_bytes(CONTENT),
+        media_type=f"application/vnd.oci.image.layer.v1.tar{suffix}",
+        title="title",
+        pieces=(Path("blob"),),
+    )
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+def test_an_empty_layer_is_a_layer(compression: Compression) -> None:
+    layer, data = packed(compression, [])
+    assert (UNPACK[compression](data), layer.diff_id) == (b"", of_bytes(b""))
+
+
+def test_compression_does_not_change_the_diff_id() -> None:
+    assert len({packed(compression, [CONTENT])[0].diff_id for compression in COMPRESSIONS}) == 1
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+@pytest.mark.parametrize("size", [997, 2**16, 2**20, 2**21 + 1, len(CONTENT)])
+def test_how_the_bytes_arrive_does_not_change_the_digest(
+    compression: Compression, size: int
+) -> None:
+    assert packed(compression, cut(CONTENT, size)) == packed(compression, [CONTENT])
+
+
+def test_the_number_of_processors_does_not_change_the_digest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = set()
+    for count in (1, 2, 3, 8, None):
+        monkeypatch.setattr(os, "cpu_count", lambda count=count: count)
+        found.add(packed("zstd", [CONTENT])[0].digest)
+    assert len(found) == 1
+
+
+def test_gzip_holds_no_name_and_no_time() -> None:
+    assert packed("gzip", [b"x"])[1][:8] == bytes.fromhex("1f8b0800 00000000")
+
+
+def test_another_libzstd_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zstandard, "ZSTD_VERSION", (1, 4, 8))
+    with pytest.raises(HostError) as caught:
+        LayerSink("zstd", lambda _: None)
+    assert (caught.value.message, caught.value.hint) == (
+        "zstandard: expected its own libzstd 1.5.7, got 1.4.8: digests would differ",
+        "reinstall it: pip install --force-reinstall zstandard==0.25.0",
+    )
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 511, b"y" * 512, CONTENT], ids=len)
+def test_weigh_gives_both_digests_in_one_pass(tmp_path: Path, content: bytes) -> None:
+    file = weight_file(tmp_path / "w", content)
+    seen: list[int] = []
+    found = layers.weigh(file.path, file.sha256, seen.append)
+    assert found == layers.FileDigests(of_bytes(content), of_bytes(framed(content) + tar.END))
+    assert sum(seen) == len(content)
+
+
+def test_a_weight_layer_is_header_file_padding(tmp_path: Path) -> None:
+    file = weight_file(tmp_path / "w", b"weights")
+    digest = layers.weigh(file.path, file.sha256, lambda _: None).layer
+    layer = layers.weight_layer([file], digest, "weights w")
+    expected = framed(b"weights") + tar.END
+    assert b"".join(layer.chunks()) == expected
+    assert (layer.digest, layer.diff_id, layer.size) == (digest, digest, len(expected))
+    assert layer.media_type == "application/vnd.oci.image.layer.v1.tar"
+    assert layer.pieces[1] == file.path
+
+
+def test_a_weight_layer_of_several_files(tmp_path: Path) -> None:
+    contents = [b"one", b"", b"z" * 5000]
+    chosen = [weight_file(tmp_path / f"{n}", content) for n, content in enumerate(contents)]
+    expected = b"".join(framed(content) for content in contents) + tar.END
+    layer = layers.weight_layer(chosen, of_bytes(expected), "3 weight files")
+    assert b"".join(layer.chunks()) == expected
+    assert layer.size == len(expected)
+
+
+@pytest.mark.parametrize("changed", [b"wEights", b"weight", b"weights!"], ids=["byte", "-", "+"])
+def test_a_file_that_changed_is_noticed_while_it_is_streamed(
+    tmp_path: Path, changed: bytes
+) -> None:
+    file = weight_file(tmp_path / "w", b"weights")
+    digest = layers.weigh(file.path, file.sha256, lambda _: None).layer
+    layer = layers.weight_layer([file], digest, "weights w")
+    file.path.write_bytes(changed)
+    actual = hashlib.sha256(b"".join(layer.raw())).hexdigest()
+    with pytest.raises(IntegrityError) as caught:
+        list(layer.chunks())
+    message = f"{file.path}: expected layer {digest}, got sha256:{actual}"
+    assert (caught.value.message, caught.value.exit_code) == (message, 10)
+    assert caught.value.hint == "the file changed on disk: run the command again"
+
+
+def test_a_weight_layer_depends_on_the_content_alone(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    one = weight_file(tmp_path / "a" / "model-00001.safetensors", CONTENT)
+    other = weight_file(tmp_path / "other name", CONTENT)
+    os.utime(other.path, (1, 1))
+    other.path.chmod(0o600)
+    digests: set[Digest] = {
+        layers.weigh(file.path, file.sha256, lambda _: None).layer for file in (one, other)
+    }
+    assert digests == {from_hex(hashlib.sha256(framed(CONTENT) + tar.END).hexdigest())}

@@ -1,0 +1,193 @@
+"""The store: a blob is there when it is whole, or not at all."""
+
+import json
+import os
+import re
+import resource
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from builder.digest import of_bytes
+from builder.errors import HostError, IntegrityError
+from builder.oci.layer import Layer
+from builder.oci.store import Store
+from builder.oci.tar import TarWriter
+
+NOISE = os.urandom(3 << 20)
+"""More than any buffer, and nothing a compressor could shorten."""
+
+
+def fill(tar: TarWriter) -> None:
+    tar.file("noise", len(NOISE), [NOISE])
+
+
+def build(store: Store) -> Layer:
+    return store.build_layer("noise", "zstd", fill)
+
+
+def contents(folder: Path) -> list[str]:
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
+@contextmanager
+def files_no_larger_than(count: int) -> Iterator[None]:
+    """What a full disk is to a process, without filling one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (count, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_layer_lies_under_its_digest(tmp_path: Path) -> None:
+    layer = build(Store(tmp_path))
+    path = tmp_path / "blobs" / "sha256" / layer.digest.removeprefix("sha256:")
+    assert layer.pieces == (path,)
+    assert (of_bytes(path.read_bytes()), path.stat().st_size) == (layer.digest, layer.size)
+    assert path.stat().st_mode & 0o777 == 0o444
+    assert contents(tmp_path) == [str(path.relative_to(tmp_path))]
+
+
+def test_a_small_blob_lies_under_its_digest(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    digest = store.put(b"config")
+    assert digest == store.put(b"config") == of_bytes(b"config")
+    assert store.blob_path(digest).read_bytes() == b"config"
+    assert len(contents(tmp_path)) == 1
+
+
+def test_nothing_is_visible_before_the_layer_is_whole(tmp_path: Path) -> None:
+    seen: list[str] = []
+
+    def slow(tar: TarWriter) -> None:
+        fill(tar)
+        seen.extend(contents(tmp_path))
+
+    Store(tmp_path).build_layer("noise", "none", slow)
+    assert len(seen) == 1
+    assert re.fullmatch(r"blobs/sha256/\.tmp-\w+", seen[0])
+
+
+@pytest.mark.parametrize("fault", [IntegrityError("wrong byte"), KeyboardInterrupt()], ids=repr)
+def test_a_failure_leaves_nothing(tmp_path: Path, fault: BaseException) -> None:
+    def broken(tar: TarWriter) -> None:
+        fill(tar)
+        raise fault
+
+    with pytest.raises(type(fault)) as caught:
+        Store(tmp_path).build_layer("noise", "none", broken)
+    assert caught.value is fault
+    assert contents(tmp_path) == []
+
+
+@pytest.mark.parametrize("limit", [1 << 20, (3 << 20) + 512], ids=["in the middle", "at the end"])
+def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path: Path, limit: int) -> None:
+    store = Store(tmp_path)
+    with files_no_larger_than(limit), pytest.raises(HostError) as caught:
+        store.build_layer("noise", "none", fill)
+    assert caught.value.message == f"{tmp_path}: cannot be written: file too large"
+    assert caught.value.exit_code == 11
+    assert contents(tmp_path) == []
+    assert build(store) == build(Store(tmp_path))
+
+
+def test_a_full_disk_while_a_record_is_written_leaves_none(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    layer = build(store)
+    with files_no_larger_than(10), pytest.raises(HostError) as caught:
+        store.remember("key", layer)
+    place = tmp_path / "layers" / "key.json"
+    assert caught.value.message == f"{place}: cannot be written: file too large"
+    assert store.recall("key") is None
+    assert [name for name in contents(tmp_path) if not name.startswith("blobs")] == []
+
+
+def test_a_store_below_a_file_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(HostError) as caught:
+        build(Store(tmp_path / "file" / "store"))
+    assert caught.value.message == f"{tmp_path}/file/store: cannot be written: not a directory"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes anywhere")
+def test_a_read_only_store_is_an_error(tmp_path: Path) -> None:
+    tmp_path.chmod(0o555)
+    with pytest.raises(HostError) as caught:
+        build(Store(tmp_path))
+    assert caught.value.message == f"{tmp_path}: cannot be written: permission denied"
+
+
+def test_a_remembered_layer_is_recalled(tmp_path: Path) -> None:
+    layer = build(Store(tmp_path))
+    Store(tmp_path).remember("key", layer)
+    assert Store(tmp_path).recall("key") == layer
+    assert Store(tmp_path).recall("other") is None
+
+
+@pytest.mark.parametrize("size", [None, 0, 100], ids=["gone", "empty", "truncated"])
+def test_a_damaged_blob_is_not_recalled(tmp_path: Path, size: int | None) -> None:
+    store = Store(tmp_path)
+    layer = build(store)
+    store.remember("key", layer)
+    path = store.blob_path(layer.digest)
+    path.chmod(0o644)
+    path.unlink() if size is None else os.truncate(path, size)
+    assert store.recall("key") is None
+    assert build(store) == layer
+    assert store.recall("key") == layer
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "7", "null", '{"digest": "sha256:ab"}', '{"digest": 7}', "\xff", '"text"'],
+)
+def test_a_damaged_record_is_not_recalled(tmp_path: Path, text: str) -> None:
+    store = Store(tmp_path)
+    store.remember("key", build(store))
+    (tmp_path / "layers" / "key.json").write_text(text, "latin-1")
+    assert store.recall("key") is None
+
+
+def test_a_record_names_no_place(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    layer = build(store)
+    store.remember("key", layer)
+    assert json.loads((tmp_path / "layers" / "key.json").read_bytes()) == {
+        "diff_id": layer.diff_id,
+        "digest": layer.digest,
+        "media_type": layer.media_type,
+        "size": layer.size,
+        "title": "noise",
+    }
+
+
+def test_two_builds_at_once_have_the_same_result(tmp_path: Path) -> None:
+    together = threading.Barrier(2, timeout=10)
+
+    def one(_: int) -> Layer:
+        def in_step(tar: TarWriter) -> None:
+            together.wait()
+            fill(tar)
+
+        layer = Store(tmp_path).build_layer("noise", "zstd", in_step)
+        Store(tmp_path).remember("key", layer)
+        return layer
+
+    with ThreadPoolExecutor(2) as workers:
+        first, second = workers.map(one, range(2))
+    assert first == second == Store(tmp_path).recall("key")
+    assert len(contents(tmp_path / "blobs")) == 1
+
+
+def test_other_threads_end_when_told_to(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.stop.set()
+    with pytest.raises(KeyboardInterrupt):
+        build(store)
+    assert contents(tmp_path) == []
