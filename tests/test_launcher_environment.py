@@ -43,6 +43,12 @@ def test_everything_that_is_set() -> None:
     }
 
 
+def test_bytecode_of_other_software_is_never_used() -> None:
+    one, other = ({"BUILDER_SOFTWARE": name} for name in ("0123", "4567"))
+    assert made(one)["PYTHONPYCACHEPREFIX"] == "/cache/pycache/0123"
+    assert made(other)["PYTHONPYCACHEPREFIX"] == "/cache/pycache/4567"
+
+
 def test_what_is_set_wins() -> None:
     existing = {"HF_HUB_OFFLINE": "0", "HOME": "/home/me", "PYTHONPYCACHEPREFIX": "", "X": "y"}
     values = made(existing)

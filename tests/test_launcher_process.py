@@ -319,7 +319,7 @@ def test_engine_that_dies_at_start_keeps_its_code_and_tells_why(launcher: Launch
 
 def test_engine_that_never_answers_is_killed_at_the_budget(launcher: Launcher) -> None:
     launcher.spec["start_budget"] = 0.5
-    launcher.behaviour = {"healthy": False, "print": ["waiting for a miracle\n", 1]}
+    launcher.spec["argv"] = ["sh", "-c", "echo waiting for a miracle; sleep 60"]
     assert launcher.start().ended() == ExitCode.START_BUDGET
     assert "engine did not answer within 0.5 s (start_budget)" in launcher.err
     assert "launcher: | waiting for a miracle" in launcher.err

@@ -72,7 +72,9 @@ def environment(
     """
     values = {name: f"{cache_root}/{folder}" for name, folder in _FOLDERS.items()}
     if not bytecode_is_baked:
-        values[_BYTECODE] = f"{cache_root}/pycache"
+        # Files of an image all have one date, so bytecode of other software would pass for theirs.
+        software = existing.get(variables.SOFTWARE, "")
+        values[_BYTECODE] = f"{cache_root}/pycache/{software}".rstrip("/")
     name = existing.get("LOGNAME") or existing.get("USER") or login
     values |= _FIXED | {"HOME": _HOME, "LOGNAME": name, "USER": name}
     return values | {

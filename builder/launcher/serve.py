@@ -5,6 +5,7 @@ them out: nothing here needs a lock, and no signal interrupts anything.
 """
 
 import errno
+import os
 import queue
 import signal
 import socket
@@ -42,6 +43,9 @@ from builder.launcher.output import Output
 
 _STOPS = (signal.SIGTERM, signal.SIGINT)
 
+_SHARED = 0o002
+"""Every user of the image is in group 0: what one leaves in a cache volume, another can renew."""
+
 _FOREVER = 3600.0
 """Longest wait for an event where there is no deadline."""
 
@@ -49,6 +53,7 @@ _FOREVER = 3600.0
 def main(extra: Sequence[str], environ: Mapping[str, str]) -> int:
     """Serve until the engine ends or somebody says stop; the exit code of the container."""
     started = time.monotonic()
+    os.umask(_SHARED)
     output = Output()
     told = spec.parse(environ)
     argv = (*told.argv, *extra)

@@ -11,3 +11,6 @@ PREFLIGHT = "BUILDER_PREFLIGHT"
 
 CACHE = "BUILDER_CACHE"
 """Cache root; wins over `/cache` and `/tmp/cache`."""
+
+SOFTWARE = "BUILDER_SOFTWARE"
+"""Names the Python code of the image; bytecode of other code is never used for it."""
