@@ -1,4 +1,4 @@
-"""Talk to a person: data to stdout, everything else to stderr, progress with bytes and time left."""
+"""Talk to a person: data to stdout, the rest to stderr, progress with bytes and time left."""
 
 from __future__ import annotations
 

@@ -10,7 +10,8 @@
     ├── GateError (8)         performance regressed or was not measurable
     ├── PublishError (9)      a registry refused, or a digest differs
     ├── IntegrityError (10)   bytes are not what the lock or the digest says
-    └── HostError (11)        this machine lacks what the command needs
+    ├── HostError (11)        this machine lacks what the command needs
+    └── Interrupted (130)     Ctrl-C
 
 A message reads `<place>: <fault>`: lower case, no final stop, values in backticks,
 expected before got.  The hint is one remedy with a real command or change.
@@ -99,3 +100,9 @@ class HostError(BuilderError):
     """This machine lacks what the command needs."""
 
     exit_code = 11
+
+
+class Interrupted(BuilderError):  # noqa: N818 - nothing went wrong
+    """A person stopped the command."""
+
+    exit_code = 130

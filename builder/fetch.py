@@ -1,16 +1,18 @@
-"""Lock → verified files: every wheel, .deb and model file, from wherever this machine finds them."""
+"""Lock → verified files: every wheel, .deb and model file, wherever this machine finds them."""
 
 from __future__ import annotations
 
+import os
+import shutil
 from typing import TYPE_CHECKING
 
-from builder import catalogue
+from builder import catalogue, files
 from builder.errors import ResolveError
 from builder.sources import debian, models, wheels
 from builder.sources.downloads import Downloads, Wanted
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterator, Mapping
     from pathlib import Path
 
     from builder.lock import DebianPackage, Lock, Wheel
@@ -40,12 +42,45 @@ def fetch(
     return places
 
 
+def missing(lock: Lock, downloads: Downloads) -> tuple[Wanted, ...]:
+    """Return the wheels and .debs that are not in the cache."""
+    return tuple(item for item in _wanted(lock) if not downloads.has(item))
+
+
+def export(lock: Lock, places: Mapping[str, Path], folder: Path) -> None:
+    """Lay every file out under its own name, for sites that build without a network.
+
+    `wheels/` serves as a find-links folder, `debian/` as BUILDER_DEBIAN_ARCHIVE, `models/` as
+    `model.path`.
+    """
+    for wheel in lock.wheels:
+        _copy(places[wheel.sha256], folder / "wheels" / wheel.file)
+    for package in lock.base.packages:
+        _copy(places[package.sha256], folder / "debian" / package.path.rpartition("/")[2])
+    for model in lock.models:
+        for file in model.files:
+            _copy(places[file.sha256], folder / "models" / lock.name / file.path)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Link the file, or copy it to another file system; what is there already stays."""
+    if target.exists() and target.stat().st_size == source.stat().st_size:
+        return
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
+        os.link(source, target)
+    except OSError:
+        with source.open("rb") as content, files.writing(target) as file:
+            shutil.copyfileobj(content, file, 1 << 20)
+
+
 def _wanted(lock: Lock) -> Iterator[Wanted]:
     links = catalogue.engine(lock.engine.name).find_links
     for wheel in lock.wheels:
         yield _wheel(wheel, links)
     for package in lock.base.packages:
-        yield _package(package, lock.base.debian)
+        yield wanted_package(package, lock.base.debian)
 
 
 def _wheel(wheel: Wheel, links: tuple[str, ...]) -> Wanted:
@@ -62,7 +97,8 @@ def _wheel(wheel: Wheel, links: tuple[str, ...]) -> Wanted:
     )
 
 
-def _package(package: DebianPackage, release: str) -> Wanted:
+def wanted_package(package: DebianPackage, release: str) -> Wanted:
+    """Return a .deb as the cache of downloads takes it."""
     return Wanted(
         label=package.path.rpartition("/")[2],
         sha256=package.sha256,

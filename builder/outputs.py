@@ -67,7 +67,10 @@ class Archive:
 
     def check(self) -> None:
         """Refuse to overwrite unless told to."""
-        if self.path.exists() and (not self.force or self.path.is_dir()):
+        if self.path.is_dir():
+            message = f"{self.path}: is a folder"
+            raise UsageError(message, "choose another file")
+        if self.path.exists() and not self.force:
             message = f"{self.path}: exists already"
             raise UsageError(message, "add --force to replace it, or choose another file")
 
@@ -75,11 +78,14 @@ class Archive:
         """Stream the archive into the file."""
         from builder.oci import layout
 
-        with console.step(f"wrote {self.path}"), console.progress("write", image.size) as bar:
-            with files.writing(self.path) as file:
-                for chunk in layout.archive_chunks(image):
-                    file.write(chunk)
-                    bar.advance(len(chunk))
+        with (
+            console.step(f"wrote {self.path}"),
+            console.progress("write", image.size) as bar,
+            files.writing(self.path) as file,
+        ):
+            for chunk in layout.archive_chunks(image):
+                file.write(chunk)
+                bar.advance(len(chunk))
 
 
 @dataclass(frozen=True)
@@ -88,14 +94,14 @@ class Docker:
 
     def check(self) -> None:
         """Refuse if no engine answers."""
-        from builder import engine
+        from builder.engine.docker import Docker as Engine
 
-        engine.docker()
+        Engine.connect()
 
     def write(self, image: Image) -> None:
         """Stream the image into the engine."""
-        from builder import engine
+        from builder.engine.docker import Docker as Engine
         from builder.oci import layout
 
         with console.step(f"loaded {image.name}"), console.progress("load", image.size) as bar:
-            engine.docker().load(layout.archive_chunks(image), bar.advance)
+            Engine.connect().load(layout.archive_chunks(image), bar.advance)

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from builder import catalogue, console
-from builder.errors import StackError
+from builder.catalogue.nearest import nearest
+from builder.errors import StackError, UsageError
 from builder.lock import Base, DebianPackage, Engine, Gpu, Lock, Model, Suite, Wheel
 from builder.sources import debian, models, own, wheels
 from builder.stack import Stack, canonical, from_canonical
@@ -62,6 +63,7 @@ def resolve(request: Request, downloads: Downloads) -> Lock:
         ResolveError: a pin cannot be found.
     """
     _refuse_several_gpus(request.stack)
+    _refuse_unknown_pins(request)
     base = _base(request)
     chosen = _wheels(request, base)
     stack = request.stack
@@ -104,6 +106,24 @@ def _refuse_several_gpus(stack: Stack) -> None:
     if not isinstance(stack.target.gpu, str):
         message = f"{stack.name}: target.gpu: several GPUs are not supported by this version"
         raise StackError(message, "write one stack for each GPU")
+
+
+def _refuse_unknown_pins(request: Request) -> None:
+    """A pin that is not there cannot move: a misspelled one must not pass for done."""
+    earlier = request.previous
+    if earlier is None:
+        return
+    wheels_of, packages = earlier.wheels, earlier.base.packages
+    names = (*(wheel.name for wheel in wheels_of), *(package.name for package in packages))
+    known = (EVERYTHING, "base", "wheels", "model", *names)
+    for name in request.upgrade:
+        if name not in known:
+            message = f"--upgrade-pin: {earlier.name} has no pin `{name}`"
+            near = nearest(name, {pin: (pin,) for pin in known[1:]})
+            hint = (
+                f"nearest: {', '.join(near)}" if near else "name base, wheels, model or a package"
+            )
+            raise UsageError(message, hint)
 
 
 def _base(request: Request) -> Base:
@@ -154,10 +174,10 @@ def _python_version(series: str, packages: tuple[DebianPackage, ...]) -> str:
 def _wheels(request: Request, base: Base) -> tuple[Wheel, ...]:
     stack = request.stack
     kept = request.kept("engine", "base.debian", "target.platform", "resolve")
-    names = {wheel.name for wheel in kept.wheels} if kept else set()
+    earlier = request.previous.wheels if request.previous else ()
+    names = {wheel.name for wheel in earlier}
     if kept and not request.moves("wheels") and not names & set(request.upgrade):
         return kept.wheels
-    earlier = request.previous.wheels if request.previous else ()
     known = catalogue.engine(stack.engine.name)
     with console.step("resolve wheels"):
         return wheels.resolve(

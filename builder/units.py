@@ -6,6 +6,7 @@ KIB = 1024
 MIB = 1024 * KIB
 GIB = 1024 * MIB
 
+_MINUTE = 60
 _STEPS = (("GB", 10**9), ("MB", 10**6), ("kB", 10**3))
 
 
@@ -19,7 +20,7 @@ def human_bytes(count: int) -> str:
 
 def human_seconds(seconds: float) -> str:
     """`75.2` → `1 min 15 s`; below a minute one decimal is kept."""
-    if seconds < 60:
+    if seconds < _MINUTE:
         return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
+    minutes, rest = divmod(round(seconds), _MINUTE)
     return f"{minutes} min {rest} s"

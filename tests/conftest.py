@@ -7,16 +7,37 @@ does not answer. Each is asked once a run, and only when a test needs it.
 import ctypes
 import functools
 import gc
+import os
+import socket
 import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import docker
 import pytest
 from docker.errors import DockerException
 
 INDEX_TIMEOUT = 60
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="rewrite the golden files")
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """Compare a text with a file of tests/golden, or make it that file's content."""
+
+    def compare(name: str, text: str) -> None:
+        path = Path(__file__).parent / "golden" / name
+        if request.config.getoption("--update-golden"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, "utf-8")
+        assert text == path.read_text("utf-8"), "run pytest --update-golden to accept this"
+
+    return compare
 
 
 def ping_engine() -> None:
@@ -60,6 +81,18 @@ def gpu_missing() -> str | None:
     except OSError:
         return "no NVIDIA driver: libnvidia-ml.so.1 cannot be loaded"
     return None
+
+
+@pytest.fixture(scope="session")
+def registry() -> str:
+    """Host and port of a registry that may be written to."""
+    address = os.environ.get("BUILDER_TEST_REGISTRY", "127.0.0.1:5000")
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), timeout=5):
+            return address
+    except OSError:
+        pytest.skip(f"no registry answers on {address}")
 
 
 NEEDS: dict[str, Callable[[], str | None]] = {

@@ -363,7 +363,7 @@ def test_schema_accepts_committed_stacks_and_rejects_an_unknown_key() -> None:
     jsonschema = pytest.importorskip("jsonschema")
     validator = jsonschema.Draft202012Validator(schema.json_schema())
     jsonschema.Draft202012Validator.check_schema(schema.json_schema())
-    from builder.stack.document import parse  # noqa: PLC0415
+    from builder.stack.document import parse
 
     for text in [GOOD, *(p.read_text(encoding="utf-8") for p in (ROOT / "stacks").glob("*.yaml"))]:
         value = parse(text).value

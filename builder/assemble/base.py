@@ -16,7 +16,7 @@ from builder.assemble.tree import Tree
 from builder.errors import IntegrityError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from builder.lock.schema import DebianPackage
@@ -63,8 +63,15 @@ rpc: files
 """
 
 
-def write_base(tar: TarWriter, debs: Sequence[tuple[DebianPackage, Path]], debian: str) -> None:
+def write_base(
+    tar: TarWriter,
+    debs: Sequence[tuple[DebianPackage, Path]],
+    debian: str,
+    advance: Callable[[int], object] = bool,
+) -> None:
     """Write the layer for these packages, whose files were checked against the lock.
+
+    `advance` hears the size of every .deb that is done.
 
     Raises:
         IntegrityError: a file is not the package that it should be, not of release `debian`, holds
@@ -78,6 +85,7 @@ def write_base(tar: TarWriter, debs: Sequence[tuple[DebianPackage, Path]], debia
     controls = {pin.name: _control(pin, path) for pin, path in ordered}
     for pin, path in ordered:
         tree.unpack(pin.name, path)
+        advance(pin.size)
     _check_release(tree, debian)
     _generate(tree, controls)
 
@@ -99,7 +107,7 @@ def _check_release(tree: Tree, debian: str) -> None:
     found = re.search(r"^VERSION_CODENAME=(\S+)$", text, re.MULTILINE)
     if found is None or found[1] != debian:
         message = f"usr/lib/os-release: expected {debian}, got {found[1] if found else 'nothing'}"
-        raise IntegrityError(message, "run `builder lock --upgrade base STACK`")
+        raise IntegrityError(message, "run `builder lock -P base STACK`")
 
 
 def _generate(tree: Tree, controls: dict[str, str]) -> None:

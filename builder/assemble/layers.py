@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder import console, files
 from builder.assemble.base import write_base
-from builder.assemble.venv import WheelFile, collide, write_prefix, write_wheels
-from builder.digest import Digest, hex_of, of_file, parse
+from builder.assemble.collisions import collide
+from builder.assemble.venv import WheelFile, write_prefix, write_wheels
+from builder.digest import Digest, from_hex, hex_of, of_file, parse
 from builder.errors import IntegrityError
 from builder.lock import PACKER_VERSION, ModelFile, Wheel
-from builder.oci.layer import Compression, Layer, WeightFile, weigh, weight_layer
+from builder.oci.layer import Compression, Layer, WeightFile, frame, weight_layer
+from builder.oci.tar import END
 from builder.recipe import (
     MODELS,
     BasePart,
@@ -30,9 +33,11 @@ from builder.recipe import (
 from builder.sources.own import launcher_files
 
 if TYPE_CHECKING:
+    from builder.lock import DebianPackage
     from builder.oci.store import Store
     from builder.oci.tar import TarWriter
 
+_CHUNK = 1 << 20
 _SIDE_BY_SIDE = 2
 """Layers written at the same time; each compresses with several threads of its own."""
 
@@ -40,14 +45,24 @@ Places = Mapping[str, Path]
 """Where each file lies on this machine, by its sha256."""
 
 
+@dataclass(frozen=True)
+class _Inputs:
+    """What layers are written from."""
+
+    places: Places
+    skipped: Mapping[str, list[str]]
+    """Paths that a wheel leaves to another, by its file name."""
+    advance: Callable[[int], object]
+    """Hears how many bytes of the inputs are done."""
+
+
 class Assembler:
     """Turns the parts of one recipe into layers of a store."""
 
     def __init__(self, recipe: Recipe, store: Store, compression: Compression) -> None:
         self._recipe, self._store, self._compression = recipe, store, compression
-        self._wheels = tuple(
-            wheel for part in recipe.parts if isinstance(part, WheelsPart) for wheel in part.wheels
-        )
+        found = [w for part in recipe.parts if isinstance(part, WheelsPart) for w in part.wheels]
+        self._wheels = sorted(found, key=lambda wheel: wheel.name)  # the lock's order
 
     def needs(self) -> frozenset[str]:
         """Return the sha256 of every locked file that has to be at hand for `layers`."""
@@ -59,7 +74,7 @@ class Assembler:
             elif isinstance(part, WeightsPart):
                 needed |= {file.sha256 for file in part.files}
             elif self._store.recall(self._key(part, skipped or {})) is None:
-                needed |= set(_inputs(part))
+                needed |= {pin.sha256 for pin in _pins(part)}
         return frozenset(needed)
 
     def layers(self, places: Places) -> tuple[Layer, ...]:
@@ -72,37 +87,47 @@ class Assembler:
         if skipped is None:
             skipped = self._find_collisions(places)
 
-        def one(part: Part) -> Layer:
-            return self._layer(part, places, skipped)
+        total = sum(self._work(part, skipped) for part in self._recipe.parts)
+        with (
+            console.progress("write layers", total) as bar,
+            ThreadPoolExecutor(_SIDE_BY_SIDE) as workers,
+        ):
+            inputs = _Inputs(places, skipped, bar.advance)
+            try:
+                return tuple(workers.map(lambda p: self._layer(p, inputs), self._recipe.parts))
+            except BaseException:
+                self._store.stop.set()  # what is half done is not waited for
+                raise
 
-        with ThreadPoolExecutor(_SIDE_BY_SIDE) as workers:
-            return tuple(workers.map(one, self._recipe.parts))
+    def _work(self, part: Part, skipped: Mapping[str, list[str]]) -> int:
+        """Return the bytes that are read to write a layer, 0 if it is known."""
+        if isinstance(part, WeightsPart) or self._store.recall(self._key(part, skipped)):
+            return 0
+        return sum(pin.size for pin in _pins(part))
 
-    def _layer(self, part: Part, places: Places, skipped: Mapping[str, list[str]]) -> Layer:
+    def _layer(self, part: Part, inputs: _Inputs) -> Layer:
         if isinstance(part, WeightsPart):
-            return _weights(part, places)
-        key = self._key(part, skipped)
+            return _weights(part, inputs.places)
+        key = self._key(part, inputs.skipped)
         known = self._store.recall(key)
         if known is not None:
             return known
-        fill = self._filler(part, places, skipped)
+        fill = self._filler(part, inputs)
         with console.step(f"layer {part.title}"):
             layer = self._store.build_layer(part.title, self._compression, fill)
         self._store.remember(key, layer)
         return layer
 
-    def _filler(
-        self, part: Part, places: Places, skipped: Mapping[str, list[str]]
-    ) -> Callable[[TarWriter], None]:
+    def _filler(self, part: Part, inputs: _Inputs) -> Callable[[TarWriter], None]:
         match part:
             case BasePart():
-                return lambda tar: _fill_base(tar, part, places)
+                return lambda tar: _fill_base(tar, part, inputs)
             case WheelsPart():
-                return lambda tar: _fill_wheels(tar, part, places, skipped)
+                return lambda tar: _fill_wheels(tar, part, inputs)
             case LauncherPart():
                 return _fill_launcher
             case NamesPart():
-                return lambda tar: _fill_names(tar, part, places)
+                return lambda tar: _fill_names(tar, part, inputs.places)
             case WeightsPart():
                 message = "weight layers are not written"
                 raise AssertionError(message)
@@ -122,7 +147,7 @@ class Assembler:
     def _recall_skipped(self) -> dict[str, list[str]] | None:
         try:
             return dict(json.loads(self._collision_path().read_bytes()))
-        except (OSError, ValueError):
+        except (OSError, ValueError, TypeError):
             return None
 
     def _find_collisions(self, places: Places) -> dict[str, list[str]]:
@@ -136,16 +161,17 @@ class Assembler:
         return skipped
 
 
-def _inputs(part: Part) -> Iterator[str]:
+def _pins(part: Part) -> Sequence[DebianPackage | Wheel | ModelFile]:
+    """Return the locked files that a part is written from."""
     match part:
         case BasePart():
-            yield from (package.sha256 for package in part.packages)
+            return part.packages
         case WheelsPart():
-            yield from (wheel.sha256 for wheel in part.wheels)
+            return part.wheels
         case NamesPart() | WeightsPart():
-            yield from (file.sha256 for file in part.files)
+            return part.files
         case LauncherPart():
-            return
+            return ()
 
 
 def _verified(places: Places, sha256: str, label: str) -> Path:
@@ -154,26 +180,30 @@ def _verified(places: Places, sha256: str, label: str) -> Path:
     with path.open("rb") as file:
         actual = hex_of(of_file(file))
     if actual != sha256:
-        message = f"{path}: {label}: expected sha256:{sha256}, got sha256:{actual}"
-        raise IntegrityError(message, f"remove {path} and run the command again")
+        raise _wrong(path, label, sha256, actual)
     return path
 
 
-def _fill_base(tar: TarWriter, part: BasePart, places: Places) -> None:
+def _wrong(path: Path, label: str, expected: str, actual: str) -> IntegrityError:
+    message = f"{path}: {label}: expected sha256:{expected}, got sha256:{actual}"
+    hint = "restore the file, or remove it if it is in the cache, then run the command again"
+    return IntegrityError(message, hint)
+
+
+def _fill_base(tar: TarWriter, part: BasePart, inputs: _Inputs) -> None:
+    places = inputs.places
     debs = [(package, _verified(places, package.sha256, package.name)) for package in part.packages]
-    write_base(tar, debs, part.debian)
+    write_base(tar, debs, part.debian, inputs.advance)
 
 
-def _fill_wheels(
-    tar: TarWriter, part: WheelsPart, places: Places, skipped: Mapping[str, Sequence[str]]
-) -> None:
+def _fill_wheels(tar: TarWriter, part: WheelsPart, inputs: _Inputs) -> None:
     if part.has_prefix:
         write_prefix(tar, part.python)
     for wheel in part.wheels:
-        _verified(places, wheel.sha256, wheel.file)
+        _verified(inputs.places, wheel.sha256, wheel.file)
     with ExitStack() as stack:
-        opened = _opened(stack, part.wheels, places, part.python)
-        write_wheels(tar, opened, skipped)
+        opened = _opened(stack, part.wheels, inputs.places, part.python)
+        write_wheels(tar, opened, inputs.skipped, inputs.advance)
 
 
 def _opened(
@@ -215,11 +245,30 @@ def _weight_digest(locked: Sequence[ModelFile], chosen: Sequence[WeightFile]) ->
     """Return the layer's digest: from the lock if it has one, else by reading the files."""
     if len(locked) == 1 and locked[0].layer is not None:
         return parse(locked[0].layer)
-    if len(locked) == 1:
-        with console.progress(f"hash {locked[0].path}", locked[0].size) as bar:
-            return weigh(chosen[0].path, chosen[0].sha256, bar.advance).layer
     state = hashlib.sha256()
-    unknown = weight_layer(chosen, parse("sha256:" + "0" * 64), "")
-    for chunk in unknown.raw():
-        state.update(chunk)
-    return parse("sha256:" + state.hexdigest())
+    total = sum(file.size for file in locked)
+    with console.progress(f"hash {len(locked)} weight files", total) as bar:
+        for file, path in zip(locked, chosen, strict=True):
+            _weigh(file, path, state.update, bar.advance)
+    state.update(END)
+    return from_hex(state.hexdigest())
+
+
+def _weigh(
+    locked: ModelFile,
+    chosen: WeightFile,
+    update: Callable[[bytes], None],
+    advance: Callable[[int], None],
+) -> None:
+    """Feed one file, framed, into the digest of its layer, and check it against the lock."""
+    before, after = frame(chosen.sha256, chosen.size)
+    plain = hashlib.sha256()
+    update(before)
+    with chosen.path.open("rb") as file:
+        for chunk in iter(lambda: file.read(_CHUNK), b""):
+            plain.update(chunk)
+            update(chunk)
+            advance(len(chunk))
+    update(after)
+    if plain.hexdigest() != locked.sha256:
+        raise _wrong(chosen.path, locked.path, locked.sha256, plain.hexdigest())

@@ -8,6 +8,7 @@ compiled and nothing from a wheel is executed.
 from __future__ import annotations
 
 import base64
+import configparser
 import csv
 import hashlib
 import io
@@ -17,13 +18,13 @@ import zipfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from installer.scripts import Script
 from installer.utils import parse_entrypoints
 
+from builder.assemble import scripts
 from builder.errors import IntegrityError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from builder.lock import Wheel
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 PREFIX = "opt/venv"
 _CHUNK = 1 << 20
 _INSTALLER = b"builder\n"
+_PREFIX_FILES = frozenset(
+    f"{PREFIX}/{name}" for name in ("pyvenv.cfg", "bin/python", "bin/python3", "lib64")
+)
 
 
 @dataclass(frozen=True)
@@ -46,8 +50,8 @@ class Entry:
     """Its name in the wheel; None for a file we generate."""
     content: bytes = b""
     """Bytes of a generated file."""
-    crc: int = 0
-    """CRC-32 of the member."""
+    packed: int = 0
+    """Bytes that the member takes in the wheel."""
 
     @property
     def mode(self) -> int:
@@ -106,11 +110,14 @@ class WheelFile:
             message = f"{self.wheel.file}: `{item.filename}` is no regular file inside the wheel"
             raise IntegrityError(message)
         path, is_script = self._target(item.filename)
+        self._own(path)
         if is_script:
-            content = _with_shebang(self._archive.read(item))
+            content = scripts.with_shebang(self._archive.read(item))
             return Entry(path, len(content), executable=True, content=content)
         executable = bool(mode & 0o111)
-        return Entry(path, item.file_size, executable, member=item.filename, crc=item.CRC)
+        return Entry(
+            path, item.file_size, executable, member=item.filename, packed=item.compress_size
+        )
 
     def _target(self, name: str) -> tuple[str, bool]:
         """Return where a member goes, and whether it is a script."""
@@ -130,17 +137,33 @@ class WheelFile:
             raise IntegrityError(message)
         return f"{folders[scheme]}/{rest}", scheme == "scripts"
 
+    def _own(self, path: str) -> str:
+        """Refuse a path that belongs to the environment itself."""
+        is_python = path.startswith(f"{PREFIX}/bin/python3.")
+        if path in _PREFIX_FILES or is_python or path.startswith(f"{PREFIX}/lib64/"):
+            message = f"{self.wheel.file}: `/{path}` is a file of the environment itself"
+            raise IntegrityError(message)
+        return path
+
     def _scripts(self, taken: set[str]) -> Iterator[Entry]:
         name = f"{self._info}/entry_points.txt"
         if name not in self._archive.NameToInfo:
             return
-        text = self._archive.read(name).decode("utf-8")
-        for script, module, attribute, section in parse_entrypoints(text):
-            path = f"{PREFIX}/bin/{script}"
-            kind = Script(script, module, attribute, section)
-            _, content = kind.generate(f"/{PREFIX}/bin/python3", "posix")
+        for script, module, attribute, _ in self._entry_points(name):
+            if _escapes(script) or "/" in script:
+                message = f"{self.wheel.file}: entry point `{script}` is no name of a script"
+                raise IntegrityError(message)
+            path = self._own(f"{PREFIX}/bin/{script}")
+            content = scripts.entry_point(module, attribute)
             if path not in taken:
                 yield Entry(path, len(content), executable=True, content=content)
+
+    def _entry_points(self, name: str) -> list[tuple[str, str, str, str]]:
+        try:
+            return list(parse_entrypoints(self._archive.read(name).decode("utf-8")))
+        except (configparser.Error, AssertionError, UnicodeDecodeError) as fault:
+            message = f"{self.wheel.file}: entry_points.txt cannot be read"
+            raise IntegrityError(message) from fault
 
     def _generated(self, path: str, content: bytes) -> Entry:
         return Entry(path, len(content), executable=False, content=content)
@@ -171,9 +194,15 @@ class WheelFile:
 
 
 def write_wheels(
-    tar: TarWriter, wheels: Sequence[WheelFile], skipped: Mapping[str, Sequence[str]]
+    tar: TarWriter,
+    wheels: Sequence[WheelFile],
+    skipped: Mapping[str, Sequence[str]],
+    advance: Callable[[int], object] = bool,
 ) -> None:
-    """Add the files of `wheels`, except the `skipped` paths by wheel file name."""
+    """Add the files of `wheels`, except the `skipped` paths by wheel file name.
+
+    `advance` hears of every file how many bytes of its wheel it was.
+    """
     for wheel in wheels:
         lost = frozenset(skipped.get(wheel.wheel.file, ()))
         for entry in wheel.entries:
@@ -181,6 +210,7 @@ def write_wheels(
                 continue
             tar.parents(entry.path)
             tar.file(entry.path, entry.size, wheel.chunks(entry), entry.mode)
+            advance(entry.packed)
 
 
 def write_prefix(tar: TarWriter, python: str) -> None:
@@ -201,63 +231,9 @@ def write_prefix(tar: TarWriter, python: str) -> None:
     tar.symlink(f"{PREFIX}/lib64", "lib")
 
 
-@dataclass(frozen=True)
-class Collision:
-    """Two wheels carry the same path with different content."""
-
-    path: str
-    kept: str
-    """File name of the wheel whose file is in the image: the later one in the lock."""
-    lost: str
-
-    def __str__(self) -> str:
-        return f"/{self.path}: {self.kept} replaces the file of {self.lost}"
-
-
-def collide(
-    wheels: Sequence[WheelFile],
-) -> tuple[dict[str, list[str]], tuple[Collision, ...]]:
-    """Decide who writes a path that several wheels carry, across layers too.
-
-    Returns the paths that each wheel leaves out, by its file name, and the collisions.  The
-    same content is written once, by the first; else the later wheel of the lock wins, as it
-    does when wheels are installed one after the other.
-    """
-    owners: dict[str, tuple[WheelFile, Entry]] = {}
-    skipped: dict[str, list[str]] = {}
-    collisions = []
-    for wheel in wheels:
-        for entry in wheel.entries:
-            earlier = owners.get(entry.path)
-            if earlier is None:
-                owners[entry.path] = (wheel, entry)
-            elif _same(earlier, (wheel, entry)):
-                skipped.setdefault(wheel.wheel.file, []).append(entry.path)
-            else:
-                owners[entry.path] = (wheel, entry)
-                skipped.setdefault(earlier[0].wheel.file, []).append(entry.path)
-                names = (wheel.wheel.file, earlier[0].wheel.file)
-                collisions.append(Collision(entry.path, *names))
-    return skipped, tuple(collisions)
-
-
-def _same(one: tuple[WheelFile, Entry], other: tuple[WheelFile, Entry]) -> bool:
-    if one[1].size != other[1].size or one[1].mode != other[1].mode:
-        return False
-    return b"".join(one[0].chunks(one[1])) == b"".join(other[0].chunks(other[1]))
-
-
 def _series(python: str) -> str:
     return ".".join(python.split(".")[:2])
 
 
 def _escapes(name: str) -> bool:
-    return name.startswith("/") or "\\" in name or ".." in name.split("/")
-
-
-def _with_shebang(content: bytes) -> bytes:
-    """Point `#!python` at the prefix's Python (PEP 427, "Recommended installer features")."""
-    if not content.startswith(b"#!python"):
-        return content
-    _, newline, rest = content.partition(b"\n")
-    return f"#!/{PREFIX}/bin/python3".encode() + newline + rest
+    return "\\" in name or bool({"", ".", ".."} & set(name.split("/")))

@@ -6,7 +6,8 @@ import sys
 
 from builder import __version__
 
-_INTERRUPTED = 130
+_ANYWHERE = ("-q", "--quiet", "--debug")
+"""Flags of the program that people also write after a command."""
 
 
 def main() -> None:
@@ -14,26 +15,31 @@ def main() -> None:
     if sys.argv[1:] == ["--version"]:
         sys.stdout.write(f"builder {__version__}\n")
         return
-    sys.exit(_run())
+    sys.exit(_run(_reordered(sys.argv[1:])))
 
 
-def _run() -> int:
-    import click  # noqa: PLC0415 - `--version` answers without it
-
-    from builder import console  # noqa: PLC0415 - `--version` answers without it
-    from builder.cli.app import app  # noqa: PLC0415 - `--version` answers without it
-    from builder.errors import BuilderError  # noqa: PLC0415 - `--version` answers without it
+def _run(arguments: list[str]) -> int:
+    from builder import console
+    from builder.cli.app import app
+    from builder.errors import BuilderError
 
     try:
-        return int(app(standalone_mode=False) or 0)
+        app(arguments, prog_name="builder")
     except BuilderError as fault:
-        if "--debug" in sys.argv:
+        if "--debug" in arguments:
             raise
         console.fail(fault.message, fault.hint)
         return fault.exit_code
-    except click.ClickException as fault:
-        fault.show()
-        return fault.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        console.fail("interrupted", "run the command again: it goes on where this one stopped")
-        return _INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; nothing is left to flush.
+        sys.stdout = None
+        return 0
+    return 0
+
+
+def _reordered(arguments: list[str]) -> list[str]:
+    """Put flags of the program before the command, except behind `--`."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    ours = [word for word in arguments[:end] if word in _ANYWHERE]
+    rest = [word for word in arguments[:end] if word not in _ANYWHERE]
+    return [*ours, *rest, *arguments[end:]]

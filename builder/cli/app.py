@@ -7,13 +7,29 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from builder import __version__, console, pipeline
-from builder.errors import UsageError
+from builder.cli import render, run, smoke
+from builder.errors import Interrupted, UsageError
 from builder.oci.layer import Compression
 from builder.units import human_bytes
 
+
+class Commands(TyperGroup):
+    """Ends a command on Ctrl-C with our words and exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            message = "interrupted"
+            hint = "run the command again: it goes on where this one stopped"
+            raise Interrupted(message, hint) from None
+
+
 app = typer.Typer(
+    cls=Commands,
     name="builder",
     help="Build container images for GPU inference from a pinned stack.",
     no_args_is_help=True,
@@ -31,19 +47,27 @@ CompressionFlag = Annotated[
 ]
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        console.emit(f"builder {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def root(
     *,
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors and data.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
     """Build container images for GPU inference from a pinned stack."""
-    del debug  # read by main, which every error passes
+    del version, debug  # the one ends the program, the other is read by main
     console.configure(quiet=quiet)
-    if version:
-        console.emit(f"builder {__version__}")
-        raise typer.Exit
 
 
 @app.command()
@@ -99,13 +123,36 @@ def _locked(path: Path, options: pipeline.LockOptions) -> dict[str, Any]:
 
 
 @app.command()
-def fetch(stack: StackPath, *, json: Json = False) -> None:
+def fetch(
+    stack: StackPath,
+    *,
+    into: Annotated[
+        Path | None,
+        typer.Option("--into", metavar="DIR", help="Lay the files out for a site without network."),
+    ] = None,
+    dry_run: DryRun = False,
+    json: Json = False,
+) -> None:
     """Download and verify everything a lock names."""
-    locked, places = pipeline.fetch(stack)
+    if dry_run:
+        _would_fetch(pipeline.missing(stack), json=json)
+        return
+    locked, places = pipeline.fetch(stack, into)
     total = sum(path.stat().st_size for path in places.values())
     console.note(f"{len(places)} files, {human_bytes(total)}, as {locked.lock_path} names them")
     if json:
         console.emit_json({digest: str(path) for digest, path in sorted(places.items())})
+
+
+def _would_fetch(missing: Sequence[Any], *, json: bool) -> None:
+    if json:
+        rows = [{"file": item.label, "size": item.size} for item in missing]
+        console.emit_json(rows)
+        return
+    for item in missing:
+        console.emit(f"{human_bytes(item.size):>10}  {item.label}")
+    total = sum(item.size for item in missing)
+    console.note(f"would download {len(missing)} files, {human_bytes(total)}")
 
 
 @app.command()
@@ -119,6 +166,9 @@ def build(
         ),
     ] = [],  # noqa: B006 - typer copies it
     compression: CompressionFlag = "zstd",
+    executor: Annotated[
+        str, typer.Option("--executor", metavar="native|buildkit", help="Who writes the layers.")
+    ] = "native",
     locked: Annotated[bool, typer.Option("--locked", help="Fail if there is no lock.")] = False,
     tag: Annotated[str | None, typer.Option(help="Tag of the image's name.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an archive.")] = False,
@@ -131,6 +181,9 @@ def build(
         may_lock=not locked,
         tag=tag,
     )
+    if render.is_buildkit(executor):
+        render.build(stack, options, json=json)
+        return
     built = pipeline.build(stack, options)
     image = built.image
     console.note(f"{image.name}: {len(image.layers)} layers, {human_bytes(image.size)}")
@@ -148,7 +201,7 @@ def compression_of(text: str) -> Compression:
 
 def outputs_of(texts: Sequence[str], *, force: bool) -> tuple[Any, ...]:
     """Return the outputs that flags name."""
-    from builder import outputs  # noqa: PLC0415 - costs start-up time
+    from builder import outputs
 
     return tuple(outputs.parse(text, force=force) for text in texts)
 
@@ -172,3 +225,8 @@ def described(built: pipeline.Built) -> dict[str, Any]:
             for layer in image.layers
         ],
     }
+
+
+run.register(app)
+render.register(app)
+smoke.register(app)

@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 
 PREFIX = "/opt/venv"
 PYTHON = f"{PREFIX}/bin/python3"
-LAUNCHER = ("/usr/bin/python3", "-I", "-S", "/opt/builder")
+LAUNCHER = ("/usr/bin/python3", "-I", "-S", "-B", "/opt/builder")
 USER = "10001:0"
 PROBE_PORT = 8081
 SERVE_VARIABLE = "BUILDER_SERVE"
+SOFTWARE_VARIABLE = "BUILDER_SOFTWARE"
 MODELS = "/models"
 
 _STALL_SECONDS = 120
@@ -100,9 +101,17 @@ def environment(lock: Lock) -> dict[str, str]:
     }
     if lock.gpu:
         values |= _GPU | {"NVIDIA_REQUIRE_CUDA": f"cuda>={lock.gpu.cuda}"}
-    values |= lock.stack.get("serve", {}).get("env", {})
+    values |= dict(sorted(lock.stack.get("serve", {}).get("env", {}).items()))
+    values |= {SOFTWARE_VARIABLE: _software(lock)}
     text = json.dumps(serve_values(lock), sort_keys=True, separators=(",", ":"))
     return values | {SERVE_VARIABLE: text}
+
+
+def _software(lock: Lock) -> str:
+    """Name the Python code inside: bytecode in a cache volume belongs to this alone."""
+    packages = [package.sha256 for package in lock.base.packages]
+    pins = packages + [wheel.sha256 for wheel in lock.wheels]
+    return hashlib.sha256("\n".join(pins).encode()).hexdigest()[:16]
 
 
 def serve_values(lock: Lock) -> dict[str, Any]:
@@ -156,7 +165,7 @@ def argv(lock: Lock) -> list[str]:
     }
     if _gpu_count(lock) > 1:
         flags["tensor-parallel-size"] = _gpu_count(lock)
-    given = {key.replace("_", "-"): value for key, value in serve.get("args", {}).items()}
+    given = {key.replace("_", "-"): value for key, value in sorted(serve.get("args", {}).items())}
     words = [word for name, value in (flags | given).items() for word in _flag(name, value)]
     return [PYTHON, "-m", lock.engine.module, *words]
 
@@ -174,7 +183,7 @@ def _flag(name: str, value: Any) -> list[str]:
 
 
 def _labels(lock: Lock) -> dict[str, str]:
-    models = ", ".join(_model_label(model) for model in lock.models)
+    models = ", ".join(_model_label(model, served_name(lock)) for model in lock.models)
     labels = {
         "org.opencontainers.image.title": lock.name,
         "org.opencontainers.image.created": created(lock.source_date_epoch),
@@ -189,5 +198,5 @@ def _labels(lock: Lock) -> dict[str, str]:
     return labels | given
 
 
-def _model_label(model: locks.Model) -> str:
-    return f"{model.repo}@{model.commit}" if model.repo else model.role
+def _model_label(model: locks.Model, served: str) -> str:
+    return f"{model.repo}@{model.commit}" if model.repo else served

@@ -120,7 +120,8 @@ def _wheel_parts(lock: Lock) -> Iterator[WheelsPart]:
 
 def _weight_parts(files: Sequence[ModelFile], budget: int) -> Iterator[WeightsPart]:
     """One layer per distinct file while they last, else equal runs in the order of the lock."""
-    distinct = list({file.sha256: file for file in files}.values())
+    first = {file.sha256: file for file in reversed(files)}
+    distinct = [file for file in files if first[file.sha256] is file]
     run = -(-len(distinct) // max(budget, 1)) or 1
     for start in range(0, len(distinct), run):
         chosen = tuple(distinct[start : start + run])

@@ -148,7 +148,7 @@ def _driver(document: Document) -> Iterator[Fault]:
 
 
 def _is_range(text: Any) -> bool:
-    from packaging.specifiers import InvalidSpecifier, SpecifierSet  # noqa: PLC0415 - slow import
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
     try:
         return isinstance(text, str) and len(SpecifierSet(text)) > 0

@@ -114,9 +114,9 @@ def kind(value: Any) -> str:
 
 
 def _compose(text: str) -> Any:
-    from ruamel.yaml import YAML  # noqa: PLC0415 - `--version` needs no YAML
-    from ruamel.yaml.error import MarkedYAMLError  # noqa: PLC0415
-    from ruamel.yaml.reader import ReaderError  # noqa: PLC0415
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import MarkedYAMLError
+    from ruamel.yaml.reader import ReaderError
 
     try:
         return YAML(typ="rt").compose(text)

@@ -1,0 +1,61 @@
+"""`builder render`, and `builder build --executor buildkit`."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from builder import console, pipeline
+from builder.errors import UsageError
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    help_text = "Write the Dockerfile and build context of a stack; prints the command to build it."
+    app.command("render", help=help_text)(_render)
+
+
+def _render(
+    stack: Annotated[Path, typer.Argument(metavar="STACK", help="The stack file.")],
+    *,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where to write.")],
+    standalone: Annotated[
+        bool, typer.Option("--standalone", help="Put the weights in: the folder is enough.")
+    ] = False,
+    tag: Annotated[str | None, typer.Option("--tag", help="Tag of the image's name.")] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Write into a folder with other things in it.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Write no folder, print the command.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")] = False,
+) -> None:
+    options = pipeline.RenderOptions(output, standalone, force, dry_run, tag)
+    context = pipeline.render(stack, options)
+    if json:
+        console.emit_json({"folder": str(context.folder), "command": list(context.command)})
+        return
+    console.note(f"{'would write' if dry_run else 'wrote'} {output}; in that folder run:")
+    console.emit(shlex.join(context.command))
+
+
+def is_buildkit(executor: str) -> bool:
+    """Tell whether a flag's value names BuildKit."""
+    if executor not in ("native", "buildkit"):
+        message = f"--executor: expected native or buildkit, got `{executor}`"
+        raise UsageError(message)
+    return executor == "buildkit"
+
+
+def build(stack: Path, options: pipeline.BuildOptions, *, json: bool) -> None:
+    """Build with BuildKit and print the digest that it gave."""
+    context, digest = pipeline.build_with_buildkit(stack, options)
+    console.note(f"{context.contexts.name}: built by BuildKit, which chooses its own compression")
+    if json:
+        console.emit_json({"name": context.contexts.name, "digest": digest})
+    else:
+        console.emit(digest)
