@@ -9,11 +9,6 @@ nox.options.default_venv_backend = "virtualenv"
 nox.options.reuse_venv = "yes"
 
 GROUPS = nox.project.load_toml("pyproject.toml")
-SCHEMA = Path("docs/reference/stack.schema.json")
-PRINT_SCHEMA = (
-    "import json; from builder.stack import Stack;"
-    "print(json.dumps(Stack.model_json_schema(), indent=2))"
-)
 FAST = "not engine and not network and not gpu"
 
 
@@ -54,5 +49,4 @@ def relock(session: nox.Session) -> None:
 def schema(session: nox.Session) -> None:
     """Write the JSON schema that editors use for stack files."""
     session.install("-e.")
-    SCHEMA.parent.mkdir(parents=True, exist_ok=True)
-    SCHEMA.write_text(session.run("python", "-c", PRINT_SCHEMA, silent=True) or "")
+    session.run("python", "-m", "builder.stack.schema")

@@ -77,6 +77,14 @@ class Assembler:
                 needed |= {pin.sha256 for pin in _pins(part)}
         return frozenset(needed)
 
+    def known(self) -> tuple[tuple[str, bool], ...]:
+        """Return the title of every layer, and whether a look-up is all that it costs."""
+        skipped = self._recall_skipped()
+        return tuple(
+            (part.title, skipped is not None and self._work(part, skipped) == 0)
+            for part in self._recipe.parts
+        )
+
     def layers(self, places: Places) -> tuple[Layer, ...]:
         """Return the layers, lowest first.
 

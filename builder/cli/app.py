@@ -172,6 +172,7 @@ def build(
     locked: Annotated[bool, typer.Option("--locked", help="Fail if there is no lock.")] = False,
     tag: Annotated[str | None, typer.Option(help="Tag of the image's name.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an archive.")] = False,
+    dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
     """Assemble the image of a stack; prints its digest."""
@@ -181,6 +182,9 @@ def build(
         may_lock=not locked,
         tag=tag,
     )
+    if dry_run:
+        _would_build(pipeline.forecast(stack, options), json=json)
+        return
     if render.is_buildkit(executor):
         render.build(stack, options, json=json)
         return
@@ -188,6 +192,17 @@ def build(
     image = built.image
     console.note(f"{image.name}: {len(image.layers)} layers, {human_bytes(image.size)}")
     console.emit_json(described(built)) if json else console.emit(image.digest)
+
+
+def _would_build(forecast: pipeline.Forecast, *, json: bool) -> None:
+    if json:
+        rows = [{"title": title, "known": known} for title, known in forecast.layers]
+        size = sum(item.size for item in forecast.downloads)
+        console.emit_json({"layers": rows, "download_bytes": size})
+        return
+    for title, known in forecast.layers:
+        console.emit(f"{'known' if known else 'write':>10}  {title}")
+    _would_fetch(forecast.downloads, json=False)
 
 
 def compression_of(text: str) -> Compression:

@@ -1,0 +1,110 @@
+"""Stack file → Stack → Lock, and whether the two still agree."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from builder import console, files
+from builder import lock as locks
+from builder import stack as stacks
+from builder.errors import StaleLockError, UsageError
+from builder.sources.downloads import Downloads
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from builder.lock import Drift, Lock
+
+
+@dataclass(frozen=True)
+class Locked:
+    """A stack with its lock."""
+
+    stack_path: Path
+    lock_path: Path
+    lock: Lock
+
+    @property
+    def folder(self) -> Path:
+        """Where the stack lies; paths in it are relative to this."""
+        return self.stack_path.resolve().parent
+
+
+@dataclass(frozen=True)
+class LockOptions:
+    """How far `lock` may go."""
+
+    upgrade: tuple[str, ...] = ()
+    allow_expired: bool = False
+    dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class LockResult:
+    """What `lock` did."""
+
+    locked: Locked
+    changes: tuple[str, ...]
+    """Every pin that moved: `name: old -> new`."""
+    is_written: bool
+
+
+def lock(stack_path: Path, options: LockOptions) -> LockResult:
+    """Resolve a stack and write its lock, keeping every pin that still fits."""
+    from builder import resolve as resolver
+
+    stack = stacks.load(stack_path)
+    lock_path = locks.path_for(stack_path, stack.name)
+    previous = _earlier(lock_path)
+    request = resolver.Request(
+        stack=stack,
+        folder=stack_path.resolve().parent,
+        previous=previous,
+        upgrade=options.upgrade,
+        allow_expired=options.allow_expired,
+    )
+    made = resolver.resolve(request, Downloads(files.cache_folder()))
+    changes = locks.changes(previous, made)
+    is_written = not options.dry_run and locks.write(lock_path, made)
+    return LockResult(Locked(stack_path, lock_path, made), changes, is_written)
+
+
+def _earlier(path: Path) -> Lock | None:
+    """Return the lock to keep pins from, if there is one that can be read."""
+    return locks.read(path) if path.exists() else None
+
+
+def drift(stack_path: Path) -> tuple[Locked, tuple[Drift, ...]]:
+    """Return a stack's lock and how the two differ; no network."""
+    from builder.sources import own
+
+    stack = stacks.load(stack_path)
+    lock_path = locks.path_for(stack_path, stack.name)
+    if not lock_path.exists():
+        message = f"{lock_path}: there is no lock"
+        raise UsageError(message, f"run builder lock {stack_path}")
+    lock = locks.read(lock_path)
+    found = locks.drift(lock, stacks.canonical(stack), own.pins())
+    return Locked(stack_path, lock_path, lock), found
+
+
+def current(stack_path: Path, *, may_lock: bool) -> Locked:
+    """Return a stack's lock, made now if there is none and `may_lock`.
+
+    Raises:
+        StaleLockError: the stack or this builder changed since.
+    """
+    if may_lock and not _has_lock(stack_path):
+        console.note(f"{stack_path} has no lock yet: resolving")
+        return lock(stack_path, LockOptions()).locked
+    locked, differences = drift(stack_path)
+    if differences:
+        listed = "".join(f"\n  {difference}" for difference in differences)
+        message = f"{locked.lock_path} is out of date with {stack_path}:{listed}"
+        raise StaleLockError(message, f"run builder lock {stack_path}")
+    return locked
+
+
+def _has_lock(stack_path: Path) -> bool:
+    return locks.path_for(stack_path, stacks.load(stack_path).name).exists()
