@@ -237,14 +237,14 @@ def test_the_same_file_is_fetched_once(site: Site, downloads: Downloads) -> None
 
 
 def test_two_runs_at_once_fetch_a_file_once(site: Site, tmp_path: Path) -> None:
-    together = threading.Barrier(4, timeout=10)
+    together = threading.Barrier(12, timeout=10)
 
     def one(_: int) -> None:
         together.wait()
         Downloads(tmp_path).fetch([wanted(site.url + "/file")])
 
-    with ThreadPoolExecutor(4) as workers:
-        list(workers.map(one, range(4)))
+    with ThreadPoolExecutor(12) as workers:
+        list(workers.map(one, range(12)))
     assert len(site.requests) == 1
     assert names(Downloads(tmp_path)) == [sha256(CONTENT)]
 

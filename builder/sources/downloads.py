@@ -260,7 +260,7 @@ def _locked(path: Path, check_stopped: Callable[[], None]) -> Iterator[BinaryIO]
     while True:
         with path.open("a+b") as file:
             _lock(file, check_stopped)
-            if not path.exists() or os.fstat(file.fileno()).st_ino != path.stat().st_ino:
+            if not _lies_at(path, file):
                 continue
             os.fchmod(file.fileno(), 0o644)
             try:
@@ -269,6 +269,13 @@ def _locked(path: Path, check_stopped: Callable[[], None]) -> Iterator[BinaryIO]
                 if file.seek(0, os.SEEK_END) == 0:
                     path.unlink(missing_ok=True)
             return
+
+
+def _lies_at(path: Path, file: BinaryIO) -> bool:
+    try:
+        return path.stat().st_ino == os.fstat(file.fileno()).st_ino
+    except FileNotFoundError:
+        return False
 
 
 def _lock(file: BinaryIO, check_stopped: Callable[[], None]) -> None:
