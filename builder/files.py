@@ -77,4 +77,7 @@ def unwritable(path: Path, fault: OSError) -> HostError:
     """Return the error for a file that could not be written."""
     reason = (fault.strerror or str(fault)).lower()
     message = f"{path}: cannot be written: {reason}"
-    return HostError(message, "free space or set BUILDER_CACHE to a folder that can be written")
+    hint = "free space, or choose a folder that can be written"
+    if path.is_relative_to(cache_folder()):
+        hint = "free space, or set BUILDER_CACHE to a folder that can be written"
+    return HostError(message, hint)

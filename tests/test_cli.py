@@ -17,6 +17,7 @@ from builder import lock as locks
 from builder import stack as stacks
 from builder.cli.app import app
 from builder.lock import Lock
+from builder.recipe import image_name, recipe
 from builder.sources import own
 from tests import lock_maker
 
@@ -212,12 +213,12 @@ def test_flags_are_checked_before_any_work(
 
 
 def test_a_current_lock_passes_the_check(run: Run, stack: Path) -> None:
-    lock_path = Path("pylock.demo.toml").resolve()
+    lock_path = Path("pylock.demo.toml")
     assert run("lock", "--check", "demo.yaml") == (0, "", f"{lock_path} is up to date\n")
     assert run("-q", "lock", "--check", "demo.yaml") == (0, "", "")
     assert run("lock", "--check", "demo.yaml", "--quiet") == (0, "", "")
     code, out, _ = run("lock", "--check", "--json", "demo.yaml")
-    row = {"stack": "demo.yaml", "lock": str(lock_path), "stale": False}
+    row = {"stack": "demo.yaml", "lock": str(lock_path), "differences": []}
     assert (code, json.loads(out)) == (0, [row])
 
 
@@ -227,7 +228,7 @@ def test_a_current_lock_passes_the_check(run: Run, stack: Path) -> None:
 def test_a_stale_lock_names_every_difference(run: Run, stack: Path, words: list[str]) -> None:
     stack.write_text(STACK.replace("8000", "9000").replace("0.32.0", "0.33.0"))
     before = Path("pylock.demo.toml").read_bytes()
-    lock_path = Path("pylock.demo.toml").resolve()
+    lock_path = Path("pylock.demo.toml")
     expected = (
         f"error: {lock_path} is out of date with demo.yaml:\n"
         "  engine.version: 0.32.0 -> 0.33.0\n"
@@ -248,7 +249,7 @@ def test_another_builder_makes_a_lock_stale(run: Run, stack: Path) -> None:
 
 @pytest.mark.parametrize("words", [["lock", "--check"], ["build", "--locked"]])
 def test_a_lock_that_must_be_there_and_is_not(run: Run, stack: Path, words: list[str]) -> None:
-    lock_path = Path("pylock.demo.toml").resolve()
+    lock_path = Path("pylock.demo.toml")
     lock_path.unlink()
     assert run(*words, "demo.yaml") == (
         2,
@@ -263,7 +264,7 @@ def test_an_edited_lock_stops_every_command(run: Run, stack: Path, words: list[s
     path.write_text(path.read_text().replace("torch", "tirch"))
     code, out, err = run(*words, "demo.yaml")
     assert (code, out) == (10, "")
-    assert err.startswith(f"error: {path.resolve()}: ")
+    assert err.startswith(f"error: {path}: ")
 
 
 def test_a_faulty_stack_shows_every_fault_and_writes_nothing(
@@ -314,3 +315,38 @@ def test_plain_lines_where_there_is_no_terminal(stack: Path) -> None:
     done = subprocess.run(argv, capture_output=True, text=True, check=False, env=env)
     assert (done.returncode, done.stdout) == (0, "")
     assert "\x1b" not in done.stderr
+
+
+def test_every_stale_lock_is_named_at_once(run: Run, stack: Path) -> None:
+    other = Path("other.yaml")
+    other.write_text(STACK.replace("name: demo\n", "name: other\n", 1))
+    locks.write(locks.path_for(other, "other"), lock_of(other))
+    for path in (stack, other):
+        path.write_text(path.read_text().replace("8000", "9000"))
+    code, out, err = run("lock", "--check", "--json", "demo.yaml", "other.yaml")
+    assert (code, [row["differences"] for row in json.loads(out)]) == (
+        4,
+        [["serve.port: 8000 -> 9000"]] * 2,
+    )
+    assert "pylock.demo.toml is out of date" in err
+    assert "pylock.other.toml is out of date" in err
+
+
+def test_a_dry_run_of_build_says_what_it_would_do_and_does_nothing(
+    run: Run, stack: Path, tmp_path: Path
+) -> None:
+    code, out, err = run("build", "--dry-run", "demo.yaml")
+    lock = lock_of(stack)
+    titles = [part.title for part in recipe(lock).parts]
+    rows = [line.split(maxsplit=1) for line in out.splitlines()]
+    assert code == 0
+    assert rows[: len(titles)] == [["write", title] for title in titles]
+    count = len(lock.wheels) + len(lock.base.packages)
+    assert err.startswith(f"would download {count} files, ")
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("tag", ["a b", "-x", "é", "x" * 129])
+def test_a_tag_that_no_registry_takes_is_refused(stack: Path, tag: str) -> None:
+    with pytest.raises(errors.UsageError, match="--tag: expected letters"):
+        image_name(lock_of(stack), tag)

@@ -19,7 +19,8 @@ pytestmark = pytest.mark.network
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The wheel of this checkout, unpacked where nothing of the checkout is in reach."""
     folder = tmp_path_factory.mktemp("installed")
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", folder, ROOT]
+    places = ["-w", str(folder), str(ROOT)]
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", *places]
     subprocess.run(command, check=True, capture_output=True)
     (wheel,) = folder.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:

@@ -175,10 +175,13 @@ def test_a_damaged_layer_leaves_nothing(
     assert listed(tmp_path / "rootfs") == [f"{rootfs.key_of(image)}.lock"]
 
 
-def test_a_cache_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     image = small_image.image([small_image.layer(tmp_path, fill)])
     blocked = tmp_path / "file"
     blocked.write_text("no folder")
+    monkeypatch.setenv("BUILDER_CACHE", str(blocked))
     with pytest.raises(HostError, match="cannot be written: not a directory") as caught:
         rootfs.unpack(image, blocked)
     assert "BUILDER_CACHE" in caught.value.hint

@@ -200,15 +200,17 @@ def test_a_pin_that_no_longer_fits_moves(site: Site) -> None:
     assert found == ["app-2.0-py3-none-any.whl", "lib-2.0-py3-none-any.whl"]
 
 
-def test_extra_indexes_count_as_pip_counts_them(
+def test_an_extra_index_adds_packages_and_replaces_none(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    offer(site, "app-1.0-py3-none-any.whl")
+    offer(site, "app-1.0-py3-none-any.whl", requires="lib")
     with serving() as extra:
         offer(extra, "app-1.1-py3-none-any.whl")
+        offer(extra, "lib-1.0-py3-none-any.whl")
         monkeypatch.setenv("PIP_EXTRA_INDEX_URL", f"{extra.url}/simple")
         forget()
-        assert files(wheels.resolve(request("app"))) == ["app-1.1-py3-none-any.whl"]
+        found = files(wheels.resolve(request("app")))
+    assert found == ["app-1.0-py3-none-any.whl", "lib-1.0-py3-none-any.whl"]
 
 
 def test_a_folder_of_wheels_counts(

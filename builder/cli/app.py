@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 
 from builder import __version__, console, pipeline
 from builder.cli import render, run, smoke
-from builder.errors import Interrupted, UsageError
+from builder.errors import Interrupted, StaleLockError, UsageError
 from builder.oci.layer import Compression
 from builder.units import human_bytes
 
@@ -93,15 +93,29 @@ def lock(
     """Resolve stacks and write their locks."""
     chosen = ("*",) if upgrade else tuple(upgrade_pin)
     options = pipeline.LockOptions(chosen, allow_expired, dry_run)
-    rows = [_checked(path) if check else _locked(path, options) for path in stacks]
+    if check:
+        _check(stacks, json=json)
+        return
+    rows = [_locked(path, options) for path in stacks]
     if json:
         console.emit_json(rows)
 
 
-def _checked(path: Path) -> dict[str, Any]:
-    locked = pipeline.current(path, may_lock=False)
-    console.note(f"{locked.lock_path} is up to date")
-    return {"stack": str(path), "lock": str(locked.lock_path), "stale": False}
+def _check(stacks: Sequence[Path], *, json: bool) -> None:
+    """Look at every lock, then fail if one is stale."""
+    rows, faults = [], []
+    for path in stacks:
+        locked, differences = pipeline.drift(path)
+        names = [str(difference) for difference in differences]
+        rows.append({"stack": str(path), "lock": str(locked.lock_path), "differences": names})
+        if differences:
+            faults.append(pipeline.stale(locked, differences))
+        else:
+            console.note(f"{locked.lock_path} is up to date")
+    if json:
+        console.emit_json(rows)
+    if faults:
+        raise StaleLockError("\n".join(each.message for each in faults), faults[0].hint)
 
 
 def _locked(path: Path, options: pipeline.LockOptions) -> dict[str, Any]:

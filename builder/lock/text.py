@@ -7,6 +7,7 @@ noticed before anything is built from it.
 from __future__ import annotations
 
 import hashlib
+import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -31,9 +32,10 @@ _NO_DIGEST = "0" * 64
 
 def path_for(stack_path: Path, name: str) -> Path:
     """Return where the lock of a stack lies: `lockfiles/` of a project, else beside the stack."""
-    folder = stack_path.resolve().parent
-    if folder.name == "stacks":
-        folder = folder.parent / "lockfiles"
+    folder = stack_path.parent
+    if folder.resolve().name == "stacks":
+        # As the stack was written: a short relative path reads better in messages.
+        folder = Path(os.path.normpath(folder / os.pardir / "lockfiles"))
     return folder / f"pylock.{name}.toml"
 
 

@@ -13,7 +13,7 @@ from builder.pipeline.building import (
     forecast,
     missing,
 )
-from builder.pipeline.locking import Locked, LockOptions, LockResult, current, drift, lock
+from builder.pipeline.locking import Locked, LockOptions, LockResult, current, drift, lock, stale
 from builder.pipeline.rendering import RenderOptions, build_with_buildkit, render
 from builder.pipeline.running import run, smoke
 
@@ -37,4 +37,5 @@ __all__ = [
     "render",
     "run",
     "smoke",
+    "stale",
 ]

@@ -12,6 +12,7 @@ from builder.errors import StaleLockError, UsageError
 from builder.sources.downloads import Downloads
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from builder.lock import Drift, Lock
@@ -100,10 +101,15 @@ def current(stack_path: Path, *, may_lock: bool) -> Locked:
         return lock(stack_path, LockOptions()).locked
     locked, differences = drift(stack_path)
     if differences:
-        listed = "".join(f"\n  {difference}" for difference in differences)
-        message = f"{locked.lock_path} is out of date with {stack_path}:{listed}"
-        raise StaleLockError(message, f"run builder lock {stack_path}")
+        raise stale(locked, differences)
     return locked
+
+
+def stale(locked: Locked, differences: Sequence[Drift]) -> StaleLockError:
+    """Return the error for a lock that differs from its stack."""
+    listed = "".join(f"\n  {difference}" for difference in differences)
+    message = f"{locked.lock_path} is out of date with {locked.stack_path}:{listed}"
+    return StaleLockError(message, f"run builder lock {locked.stack_path}")
 
 
 def _has_lock(stack_path: Path) -> bool:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from builder import lock as locks
+from builder.errors import UsageError
 
 if TYPE_CHECKING:
     from builder.lock import Lock
@@ -22,6 +24,7 @@ SERVE_VARIABLE = "BUILDER_SERVE"
 SOFTWARE_VARIABLE = "BUILDER_SOFTWARE"
 MODELS = "/models"
 
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _STALL_SECONDS = 120
 _SECOND = 10**9
 """Docker counts health-check times in nanoseconds."""
@@ -56,9 +59,16 @@ def model_folder(lock: Lock) -> str:
 
 
 def image_name(lock: Lock, tag: str | None = None) -> str:
-    """Return `repository:tag`; the tag is the engine's version unless another is given."""
+    """Return `repository:tag`; the tag is the engine's version unless another is given.
+
+    Raises:
+        UsageError: the tag is none (OCI distribution specification, "Pulling manifests").
+    """
     repository = lock.stack.get("image", {}).get("repository") or lock.name
     chosen = tag or str(lock.stack["engine"]["version"]).replace("+", "-")
+    if not _TAG.fullmatch(chosen):
+        message = f"--tag: expected letters, digits, `_`, `.` and `-`, got `{chosen}`"
+        raise UsageError(message)
     return f"{repository}:{chosen}"
 
 

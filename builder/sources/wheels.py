@@ -209,12 +209,13 @@ def _arguments(request: Request, folder: Path, output: Path) -> list[str]:
         "--override": str(folder / "overrides.txt"),
         "--output-file": str(output),
         "--default-index": ours.index,
-        # As pip does: all indexes are one, whichever has the newest version.
-        "--index-strategy": "unsafe-best-match",
     }
     argv = ["pip", "compile", str(folder / "requirements.in"), "--no-header", "--quiet"]
     argv += [word for option in options.items() for word in option]
-    argv += [word for url in ours.extra for word in ("--index", url)]
+    # The default index comes first and uv takes a package from the first that has it, so an extra
+    # index adds packages but replaces none: no other index can slip in a newer build of a name.
+    indexes = (ours.index, *ours.extra) if ours.extra else ()
+    argv += [word for url in indexes for word in ("--index", url)]
     argv += [word for link in _links(request) for word in ("--find-links", link)]
     argv += [word for name in request.upgrade for word in ("--upgrade-package", name)]
     return argv
