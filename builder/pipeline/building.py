@@ -26,6 +26,7 @@ def fetch(stack_path: Path, into: Path | None = None) -> tuple[Locked, dict[str,
     places = fetcher.fetch(locked.lock, locked.folder, Downloads(files.cache_folder()))
     if into is not None:
         fetcher.export(locked.lock, places, into)
+        files.write_atomic(into / locked.lock_path.name, locked.lock_path.read_bytes())
     return locked, places
 
 
