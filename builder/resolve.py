@@ -64,7 +64,10 @@ def resolve(request: Request, downloads: Downloads) -> Lock:
     """
     _refuse_several_gpus(request.stack)
     _refuse_unknown_pins(request)
-    base = _base(request)
+    asked = _debian(request.stack)
+    # The model first: its repository is what most often cannot be had.
+    model = _model(request, downloads)
+    base = _base(request, asked)
     chosen = _wheels(request, base)
     stack = request.stack
     known = catalogue.engine(stack.engine.name)
@@ -81,7 +84,7 @@ def resolve(request: Request, downloads: Downloads) -> Lock:
         gpu=_gpu(stack, chosen),
         base=base,
         wheels=chosen,
-        models=(_model(request, downloads),),
+        models=(model,),
         pins=own.pins(),
     )
 
@@ -126,9 +129,7 @@ def _refuse_unknown_pins(request: Request) -> None:
             raise UsageError(message, hint)
 
 
-def _base(request: Request) -> Base:
-    stack = request.stack
-    asked = _debian(stack)
+def _base(request: Request, asked: _Debian) -> Base:
     release = catalogue.debian(asked.release)
     suites, packages = _packages(request, asked)
     return Base(

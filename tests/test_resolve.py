@@ -83,7 +83,7 @@ def changed(previous: Lock, change: Change) -> Stack:
 
 def test_a_first_lock_asks_every_source(world: World, tmp_path: Path) -> None:
     made = resolve(tmp_path, stack())
-    assert world.asked == ["base", "wheels", "model"]
+    assert world.asked == ["model", "base", "wheels"]
     assert world.of_debian is not None
     assert (world.of_debian.debian, world.of_debian.suites) == ("bookworm", ("main",))
     assert world.of_debian.keep == ()
@@ -132,7 +132,7 @@ def test_only_what_a_change_touches_is_resolved_anew(
     world.asked.clear()
     resolve(tmp_path, changed(first, change), previous=first)
     # A model is always asked for: its source knows what can be kept.
-    assert world.asked == [*expected, "model"]
+    assert world.asked == ["model", *expected]
 
 
 def test_what_is_resolved_anew_prefers_earlier_pins(world: World, tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_an_upgrade_moves_the_pins_it_names(world: World, tmp_path: Path, name: 
     world.asked.clear()
     world.version = "2"
     made = resolve(tmp_path, stack(), previous=first, upgrade=upgrade)
-    assert world.asked == [*expected, "model"]
+    assert world.asked == ["model", *expected]
     assert moved(first, made) == pins
 
 
@@ -190,7 +190,7 @@ def test_an_upgrade_of_everything_keeps_nothing(world: World, tmp_path: Path) ->
     first = resolve(tmp_path, stack())
     world.asked.clear()
     resolve(tmp_path, stack(), previous=first, upgrade=("*",))
-    assert world.asked == ["base", "wheels", "model"]
+    assert world.asked == ["model", "base", "wheels"]
     assert world.of_debian is not None
     assert world.of_wheels is not None
     assert (world.of_debian.keep, world.of_wheels.keep, len(world.model)) == ((), (), 3)
