@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import tomli_w
+import tomlkit
 
 from builder.errors import IntegrityError, StackError
 from builder.lock import Model, ModelFile
@@ -193,4 +193,4 @@ def test_the_demo_model(tmp_path: Path) -> None:
 
 def test_facts_survive_the_lock(folder: Path) -> None:
     config = local.pin(ASKED, folder).facts.config
-    assert tomllib.loads(tomli_w.dumps(config))["architectures"] == ["LlamaForCausalLM"]
+    assert tomllib.loads(tomlkit.dumps(config))["architectures"] == ["LlamaForCausalLM"]
