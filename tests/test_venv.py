@@ -69,7 +69,8 @@ def layer(folder: Path, wheels: Sequence[Wheel]) -> bytes:
 
 def unpacked(data: bytes, folder: Path) -> Path:
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
-        archive.extractall(folder, filter="fully_trusted")  # noqa: S202 - our own bytes
+        archive.extraction_filter = getattr(tarfile, "fully_trusted_filter", None)
+        archive.extractall(folder)  # noqa: S202 - our own bytes
     return folder
 
 
