@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from builder import catalogue, files
+from builder import catalogue, console, files
+from builder.digest import hex_of, of_file
 from builder.errors import ResolveError
 from builder.sources import debian, models, wheels
 from builder.sources.downloads import Downloads, Wanted
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from builder.lock import DebianPackage, Lock, Wheel
+
+_PARALLEL = 4
+"""Files read at the same time; hashing releases the interpreter."""
 
 
 def fetch(
@@ -40,6 +45,26 @@ def fetch(
         found = models.fetch(narrowed, path, folder, downloads)
         places |= {file.sha256: found[file.path] for file in chosen}
     return places
+
+
+def verify(lock: Lock, downloads: Downloads) -> None:
+    """Read every wheel and .deb of the cache; remove damaged ones, so that `fetch` brings them."""
+    here = [item for item in _wanted(lock) if downloads.has(item)]
+    paths = [downloads.path(item.sha256) for item in here]
+    with (
+        console.progress("verify", sum(item.size for item in here)) as bar,
+        ThreadPoolExecutor(_PARALLEL) as workers,
+    ):
+        for item, path, actual in zip(here, paths, workers.map(_digest, paths), strict=True):
+            bar.advance(item.size)
+            if actual != item.sha256:
+                console.warn(f"{item.label}: the cached file is damaged, fetching it again")
+                path.unlink(missing_ok=True)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hex_of(of_file(file))
 
 
 def missing(lock: Lock, downloads: Downloads) -> tuple[Wanted, ...]:

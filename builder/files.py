@@ -6,8 +6,12 @@ rename, fsync of the folder.  A crash leaves at most a `.tmp-…` file behind.
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
 import os
 import tempfile
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -20,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 TEMPORARY_PREFIX = ".tmp-"
+_ORPHAN_SECONDS = 60
 
 
 def cache_folder() -> Path:
@@ -41,8 +46,7 @@ def writing(path: Path, mode: int = 0o644) -> Iterator[BinaryIO]:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=path.parent)
-        temporary = Path(name)
+        descriptor, temporary = temporary_in(path.parent)
         with os.fdopen(descriptor, "wb") as file:
             yield file
             file.flush()
@@ -56,6 +60,33 @@ def writing(path: Path, mode: int = 0o644) -> Iterator[BinaryIO]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def temporary_in(folder: Path) -> tuple[int, Path]:
+    """Open a new temporary file, locked for as long as it is open: see `sweep`."""
+    descriptor, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=folder)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    return descriptor, Path(name)
+
+
+def sweep(folder: Path) -> None:
+    """Remove temporary files that nobody has open any more: their writers were killed."""
+    for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            # A writer locks its file at once; the age covers the moment before that.
+            if time.time() - os.fstat(file.fileno()).st_mtime > _ORPHAN_SECONDS:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+
+
+def check_writable(folder: Path) -> None:
+    """Raise HostError unless `folder`, or the nearest folder above it, can be written."""
+    try:
+        nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    except OSError as fault:
+        raise unwritable(folder, fault) from fault
+    if nearest.is_dir() and not os.access(nearest, os.W_OK | os.X_OK):
+        raise unwritable(folder, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
 
 
 def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:

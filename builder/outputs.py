@@ -67,8 +67,9 @@ class Archive:
 
     def check(self) -> None:
         """Refuse to overwrite unless told to."""
-        if self.path.is_dir():
-            message = f"{self.path}: is a folder"
+        files.check_writable(self.path.parent)
+        if self.path.exists() and not self.path.is_file():
+            message = f"{self.path}: is no regular file"
             raise UsageError(message, "choose another file")
         if self.path.exists() and not self.force:
             message = f"{self.path}: exists already"

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -350,3 +351,36 @@ def test_a_dry_run_of_build_says_what_it_would_do_and_does_nothing(
 def test_a_tag_that_no_registry_takes_is_refused(stack: Path, tag: str) -> None:
     with pytest.raises(errors.UsageError, match="--tag: expected letters"):
         image_name(lock_of(stack), tag)
+
+
+def test_a_check_beside_an_upgrade_is_refused(run: Run, stack: Path) -> None:
+    before = Path("pylock.demo.toml").read_bytes()
+    code, _, err = run("lock", "--check", "--upgrade", "demo.yaml")
+    assert (code, "--check: moves no pin" in err) == (2, True)
+    assert Path("pylock.demo.toml").read_bytes() == before
+
+
+def test_sigterm_ends_a_command_as_ctrl_c_does(
+    run: Run, stack: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(pipeline, "lock", told)
+    previous = signal.getsignal(signal.SIGTERM)
+    try:
+        code, _, err = run("lock", "demo.yaml")
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    assert (code, err.splitlines()[0]) == (130, "error: interrupted")
+
+
+def test_a_file_that_cannot_be_read_is_named_without_a_traceback(
+    run: Run, stack: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", "model/config.json")
+
+    monkeypatch.setattr(pipeline, "lock", fail)
+    code, out, err = run("lock", "demo.yaml")
+    assert (code, out, err) == (11, "", "error: model/config.json: permission denied\n")

@@ -64,3 +64,16 @@ def test_what_is_not_in_the_cache_is_missing(tmp_path: Path) -> None:
     packages = [package.sha256 for package in lock.base.packages]
     named = [wheel.sha256 for wheel in lock.wheels] + packages
     assert [item.sha256 for item in missing] == named
+
+
+def test_a_damaged_file_of_the_cache_is_noticed_and_removed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lock, downloads = lock_maker.lock(), Downloads(tmp_path)
+    wheel = lock.wheels[0]
+    path = downloads.path(wheel.sha256)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"x" * wheel.size)
+    fetch.verify(lock, downloads)
+    assert not path.exists()
+    assert f"{wheel.file}: the cached file is damaged, fetching it again" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import os
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -192,8 +193,9 @@ def test_weights_that_changed_leave_no_index(image: Image, tmp_path: Path) -> No
     (tmp_path / "made" / "model.safetensors").write_bytes(b"v" * 5000)
     with pytest.raises(IntegrityError, match="expected layer sha256:"):
         written(image, tmp_path / "out")
-    assert [p.name for p in (tmp_path / "out").iterdir()] == ["blobs"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["blobs", "oci-layout"]
     assert len(list((tmp_path / "out" / "blobs" / "sha256").iterdir())) == 1
+    outputs.parse(f"oci:{tmp_path}/out").check()  # the next run goes on in it
 
 
 def test_a_folder_with_other_things_is_refused(image: Image, tmp_path: Path) -> None:
@@ -290,9 +292,23 @@ def test_an_archive_never_replaces_a_folder(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         outputs.parse(f"oci-archive:{tmp_path}", force=True).check()
     assert (caught.value.message, caught.value.hint) == (
-        f"{tmp_path}: is a folder",
+        f"{tmp_path}: is no regular file",
         "choose another file",
     )
+
+
+def test_an_archive_never_replaces_a_device_or_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UsageError, match="is no regular file"):
+        outputs.parse(f"oci-archive:{tmp_path}/pipe", force=True).check()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes anywhere")
+def test_an_output_that_cannot_be_written_is_refused_before_any_work(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    for output in (f"oci:{tmp_path}/out", f"oci-archive:{tmp_path}/out.tar"):
+        with pytest.raises(HostError, match="cannot be written: permission denied"):
+            outputs.parse(output).check()
 
 
 def test_an_archive_that_fails_leaves_the_earlier_one(image: Image, tmp_path: Path) -> None:

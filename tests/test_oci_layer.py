@@ -15,6 +15,7 @@ from builder.errors import HostError, IntegrityError
 from builder.oci import layer as layers
 from builder.oci import tar
 from builder.oci.layer import Compression, Layer, LayerSink, WeightFile
+from builder.oci.store import Store
 
 COMPRESSIONS: tuple[Compression, ...] = get_args(Compression)
 CONTENT = b"".join(hashlib.sha256(b"%d" % n).digest() * 7 for n in range(15_000))
@@ -148,7 +149,25 @@ def test_a_file_that_changed_is_noticed_while_it_is_streamed(
         list(layer.chunks())
     message = f"{file.path}: expected layer {digest}, got sha256:{actual}"
     assert (caught.value.message, caught.value.exit_code) == (message, 10)
-    assert caught.value.hint == "the file changed on disk: run the command again"
+    assert caught.value.hint == "restore the file, or run builder lock with the stack"
+    assert file.path.exists()
+
+
+def test_a_damaged_blob_of_the_store_is_removed_so_that_the_next_run_makes_it(
+    tmp_path: Path,
+) -> None:
+    store = Store(tmp_path)
+    layer = store.build_layer("x", "none", lambda tar: tar.file("a", 1, [b"a"]))
+    store.remember("key", layer)
+    path = store.blob_path(layer.digest)
+    path.chmod(0o644)
+    path.write_bytes(b"x" * layer.size)
+    recalled = store.recall("key")
+    assert recalled is not None
+    with pytest.raises(IntegrityError, match="expected layer sha256:") as caught:
+        list(recalled.chunks())
+    assert caught.value.hint == "the damaged blob was removed: run the command again"
+    assert store.recall("key") is None
 
 
 def test_a_weight_layer_depends_on_the_content_alone(tmp_path: Path) -> None:

@@ -227,3 +227,9 @@ def test_published_vectors_of_weight_layers(name: str) -> None:
     """These digests are a contract: images in the world share layers by them."""
     content, expected = VECTORS[name]
     assert hashlib.sha256(b"".join(blocks(content))).hexdigest() == expected
+
+
+@pytest.mark.parametrize("path", ["a/.wh.b", ".wh..wh..opq", ".wh.a/b", "x" * 256, "é" * 128])
+def test_whiteouts_and_names_no_file_system_takes_are_refused(path: str) -> None:
+    with pytest.raises(ValueError, match="whiteout or too long name"):
+        tar.TarWriter(lambda _: None).file(path, 0, [])

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from builder import files
 from builder.digest import of_bytes
 from builder.errors import HostError, IntegrityError
 from builder.oci.layer import Layer
@@ -191,3 +192,22 @@ def test_other_threads_end_when_told_to(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         build(store)
     assert contents(tmp_path) == []
+
+
+def test_what_a_killed_writer_left_is_swept_and_what_is_being_written_stays(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "blobs" / "sha256"
+    folder.mkdir(parents=True)
+    descriptor, busy = files.temporary_in(folder)
+    left = folder / ".tmp-left"
+    fresh = folder / ".tmp-fresh"
+    for path in (left, fresh):
+        path.write_bytes(b"half a blob")
+    for path in (left, busy):
+        os.utime(path, (0, 0))
+    Store(tmp_path).sweep()
+    assert sorted(folder.iterdir()) == sorted([busy, fresh])
+    os.close(descriptor)
+    Store(tmp_path).sweep()
+    assert list(folder.iterdir()) == [fresh]

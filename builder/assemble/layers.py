@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tarfile
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
@@ -38,6 +41,8 @@ if TYPE_CHECKING:
     from builder.oci.tar import TarWriter
 
 _CHUNK = 1 << 20
+_UNREADABLE = (zipfile.BadZipFile, zlib.error, tarfile.TarError, RuntimeError, EOFError)
+"""What archives with damaged, encrypted or unknown content raise when they are read."""
 _SIDE_BY_SIDE = 2
 """Layers written at the same time; each compresses with several threads of its own."""
 
@@ -122,7 +127,11 @@ class Assembler:
             return known
         fill = self._filler(part, inputs)
         with console.step(f"layer {part.title}"):
-            layer = self._store.build_layer(part.title, self._compression, fill)
+            try:
+                layer = self._store.build_layer(part.title, self._compression, fill)
+            except (*_UNREADABLE, ValueError) as fault:
+                message = f"layer {part.title}: {fault}"
+                raise IntegrityError(message, "what was locked cannot be unpacked") from fault
         self._store.remember(key, layer)
         return layer
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import pwd
+import signal
 import sys
 
 from builder import __version__
 
+_INTERRUPTED = 130
 _ANYWHERE = ("-q", "--quiet", "--debug")
 """Flags of the program that people also write after a command."""
 
@@ -15,13 +19,33 @@ def main() -> None:
     if sys.argv[1:] == ["--version"]:
         sys.stdout.write(f"builder {__version__}\n")
         return
-    sys.exit(_run(_reordered(sys.argv[1:])))
+    signal.signal(signal.SIGTERM, _stop)
+    # A user without a home or an entry in passwd still has a cache, if BUILDER_CACHE names one.
+    os.environ.setdefault("HOME", _home())
+    try:
+        code = _run(_reordered(sys.argv[1:]))
+    except KeyboardInterrupt:  # while modules were still being imported
+        code = _INTERRUPTED
+    sys.exit(code)
+
+
+def _home() -> str:
+    try:
+        return pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:
+        return "/nonexistent"
+
+
+def _stop(number: int, frame: object) -> None:
+    """End on SIGTERM as on Ctrl-C: temporary files are removed."""
+    del number, frame
+    raise KeyboardInterrupt
 
 
 def _run(arguments: list[str]) -> int:
     from builder import console
     from builder.cli.app import app
-    from builder.errors import BuilderError
+    from builder.errors import BuilderError, HostError
 
     try:
         app(arguments, prog_name="builder")
@@ -34,6 +58,11 @@ def _run(arguments: list[str]) -> int:
         # Whoever read our output has seen enough; nothing is left to flush.
         sys.stdout = None
         return 0
+    except OSError as fault:
+        if "--debug" in arguments or fault.filename is None:
+            raise
+        console.fail(f"{fault.filename}: {(fault.strerror or 'cannot be used').lower()}", "")
+        return HostError.exit_code
     return 0
 
 

@@ -92,6 +92,9 @@ def lock(
 ) -> None:
     """Resolve stacks and write their locks."""
     chosen = ("*",) if upgrade else tuple(upgrade_pin)
+    if check and (chosen or dry_run):
+        message = "--check: moves no pin, so --upgrade and --dry-run say nothing beside it"
+        raise UsageError(message)
     options = pipeline.LockOptions(chosen, allow_expired, dry_run)
     if check:
         _check(stacks, json=json)
@@ -122,9 +125,8 @@ def _locked(path: Path, options: pipeline.LockOptions) -> dict[str, Any]:
     result = pipeline.lock(path, options)
     for change in result.changes:
         console.note(f"  {change}")
-    state = "wrote" if result.is_written else "unchanged"
-    if options.dry_run:
-        state = "would write"
+    verb = "would write" if options.dry_run else "wrote"
+    state = verb if result.is_written else "unchanged"
     locked = result.locked
     count = len(locked.lock.wheels), len(locked.lock.base.packages)
     console.note(f"{state} {locked.lock_path}: {count[0]} wheels, {count[1]} Debian packages")
@@ -205,6 +207,8 @@ def build(
     built = pipeline.build(stack, options)
     image = built.image
     console.note(f"{image.name}: {len(image.layers)} layers, {human_bytes(image.size)}")
+    if not output:
+        console.note("kept in the cache; --output brings it to a folder, an archive or Docker")
     console.emit_json(described(built)) if json else console.emit(image.digest)
 
 

@@ -53,8 +53,9 @@ def read(path: Path) -> Lock:
         message = f"{path}: there is no lock"
         raise UsageError(message, "run builder lock with the stack") from None
     except (OSError, UnicodeDecodeError) as fault:
-        message = f"{path}: cannot be read: {fault}"
-        raise IntegrityError(message) from fault
+        strerror = fault.strerror or str(fault) if isinstance(fault, OSError) else "not UTF-8"
+        message = f"{path}: cannot be read: {strerror[0].lower()}{strerror[1:]}"
+        raise IntegrityError(message, _relock_hint()) from fault
     return loads(text, str(path))
 
 
@@ -80,6 +81,12 @@ def loads(text: str, place: str) -> Lock:
     except (KeyError, TypeError) as fault:
         message = f"{place}: is not a lock of builder: it has no `tool.builder.version`"
         raise IntegrityError(message, _relock_hint()) from fault
+    except ValueError as fault:  # of a number of thousands of digits
+        message = f"{place}: is not a lock of builder: a number in it is too long"
+        raise IntegrityError(message, _relock_hint()) from fault
+    except RecursionError:  # pragma: no cover - it would end the measuring of coverage
+        message = f"{place}: is not a lock of builder: it is nested too deeply"
+        raise IntegrityError(message, _relock_hint()) from None
     _check_digest(text, str(ours.get("digest", "")), place)
     return _from_document(document, place)
 

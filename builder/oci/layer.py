@@ -63,9 +63,17 @@ class Layer:
             state.update(chunk)
             yield chunk
         if from_hex(state.hexdigest()) != self.digest:
-            names = ", ".join(str(piece) for piece in self.pieces if isinstance(piece, Path))
-            message = f"{names}: expected layer {self.digest}, got sha256:{state.hexdigest()}"
-            raise IntegrityError(message, "the file changed on disk: run the command again")
+            raise self._changed(from_hex(state.hexdigest()))
+
+    def _changed(self, actual: Digest) -> IntegrityError:
+        paths = [piece for piece in self.pieces if isinstance(piece, Path)]
+        names = ", ".join(str(path) for path in paths)
+        message = f"{names}: expected layer {self.digest}, got {actual}"
+        if len(paths) == len(self.pieces):
+            # A blob of the store can be made again, a weight file cannot.
+            paths[0].unlink(missing_ok=True)
+            return IntegrityError(message, "the damaged blob was removed: run the command again")
+        return IntegrityError(message, "restore the file, or run builder lock with the stack")
 
     def raw(self) -> Iterator[bytes]:
         """Yield the bytes without looking at their digest."""

@@ -57,6 +57,8 @@ def _qualified(name: str) -> str:
 
 def write_folder(image: Image, folder: Path, advance: Advance) -> None:
     """Write the image as a layout folder, keeping blobs that are there already."""
+    # First of all: a folder that an interrupted run left is known for what it is.
+    files.write_atomic(folder / "oci-layout", _LAYOUT)
     blobs = folder / _BLOBS
     for digest, size, chunks in _blobs(image):
         path = blobs / hex_of(digest)
@@ -68,7 +70,6 @@ def write_folder(image: Image, folder: Path, advance: Advance) -> None:
                 file.write(chunk)
                 advance(len(chunk))
     index = index_of(image, _others(image, folder / "index.json"))
-    files.write_atomic(folder / "oci-layout", _LAYOUT)
     files.write_atomic(folder / "index.json", index)
 
 
@@ -91,7 +92,8 @@ def _is_replaced(entry: Mapping[str, Any], image: Image) -> bool:
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a folder that holds something other than a layout."""
+    """Refuse a folder that holds something other than a layout, or cannot be written."""
+    files.check_writable(folder)
     if not folder.exists() or (folder / "oci-layout").is_file():
         return
     if not folder.is_dir() or any(folder.iterdir()):

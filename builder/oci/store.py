@@ -14,9 +14,7 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
 from dataclasses import replace
-from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -27,6 +25,7 @@ from builder.oci.tar import TarWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 
 class Store:
@@ -40,6 +39,11 @@ class Store:
     def blob_path(self, digest: Digest) -> Path:
         """Return where a blob lies, or would lie."""
         return self.root / "blobs" / "sha256" / hex_of(digest)
+
+    def sweep(self) -> None:
+        """Remove what killed writers left."""
+        for folder in ("blobs/sha256", "layers", "collisions"):
+            files.sweep(self.root / folder)
 
     def put(self, data: bytes) -> Digest:
         """Store a small blob and return its digest."""
@@ -60,10 +64,9 @@ class Store:
         folder = self.root / "blobs" / "sha256"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            descriptor, name = tempfile.mkstemp(prefix=files.TEMPORARY_PREFIX, dir=folder)
+            descriptor, temporary = files.temporary_in(folder)
         except OSError as fault:
             raise files.unwritable(self.root, fault) from fault
-        temporary = Path(name)
         file = os.fdopen(descriptor, "wb")
         try:
             sink = LayerSink(compression, lambda data: self._write(file, data))

@@ -20,6 +20,8 @@ MTIME = 315532800
 """1980-01-01T00:00:00Z, the oldest time that zip archives made from these files can hold."""
 
 _NAME_BYTES = 100
+_SEGMENT_BYTES = 255
+"""Longest name that Linux file systems take."""
 _LINK_BYTES = 100
 _MAX_OCTAL_SIZE = 8**11 - 1
 """Largest size of the ustar field, 8 GiB - 1; beyond it a pax `size` record."""
@@ -172,6 +174,11 @@ class TarWriter:
         self._sink(END)
 
     def _add(self, path: str) -> None:
+        segments = path.split("/")
+        if any(each.startswith(".wh.") or len(each.encode()) > _SEGMENT_BYTES for each in segments):
+            # A whiteout would delete a file of a lower layer (OCI image spec, "Whiteouts").
+            message = f"whiteout or too long name in layer: `{path}`"
+            raise ValueError(message)
         if path in self._paths or path.startswith("/") or not path:
             message = f"duplicate or absolute path in layer: `{path}`"
             raise ValueError(message)

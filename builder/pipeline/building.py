@@ -21,9 +21,15 @@ if TYPE_CHECKING:
 def fetch(stack_path: Path, into: Path | None = None) -> tuple[Locked, dict[str, Path]]:
     """Bring everything a lock names into the cache, and lay it out in `into` if that is given."""
     from builder import fetch as fetcher
+    from builder.sources import local
 
     locked = current(stack_path, may_lock=True)
-    places = fetcher.fetch(locked.lock, locked.folder, Downloads(files.cache_folder()))
+    downloads = Downloads(files.cache_folder())
+    fetcher.verify(locked.lock, downloads)
+    places = fetcher.fetch(locked.lock, locked.folder, downloads)
+    for model in locked.lock.models:
+        for file in model.files:
+            local.check(places[file.sha256], file)
     if into is not None:
         fetcher.export(locked.lock, places, into)
         files.write_atomic(into / locked.lock_path.name, locked.lock_path.read_bytes())
@@ -101,8 +107,9 @@ def assemble(locked: Locked, options: BuildOptions) -> Image:
     from builder.recipe import image_name, recipe
 
     cache = files.cache_folder()
-    plan = recipe(locked.lock)
-    assembler = assembly.Assembler(plan, Store(cache), options.compression)
+    plan, store = recipe(locked.lock), Store(cache)
+    store.sweep()
+    assembler = assembly.Assembler(plan, store, options.compression)
     needed = assembler.needs()
     with console.step("files of the lock"):
         places = fetcher.fetch(locked.lock, locked.folder, Downloads(cache), needed)

@@ -47,8 +47,9 @@ class LockResult:
 
     locked: Locked
     changes: tuple[str, ...]
-    """Every pin that moved: `name: old -> new`."""
+    """What changed in the stack and every pin that moved: `name: old -> new`."""
     is_written: bool
+    """Whether the file changed, or in a dry run would change."""
 
 
 def lock(stack_path: Path, options: LockOptions) -> LockResult:
@@ -67,8 +68,13 @@ def lock(stack_path: Path, options: LockOptions) -> LockResult:
     )
     made = resolver.resolve(request, Downloads(files.cache_folder()))
     changes = locks.changes(previous, made)
-    is_written = not options.dry_run and locks.write(lock_path, made)
-    return LockResult(Locked(stack_path, lock_path, made), changes, is_written)
+    if previous is not None:
+        named = locks.drift(previous, made.stack, previous.pins)
+        changes = (*(str(difference) for difference in named), *changes)
+    locked = Locked(stack_path, lock_path, made)
+    if options.dry_run:
+        return LockResult(locked, changes, is_written=previous != made)
+    return LockResult(locked, changes, locks.write(lock_path, made))
 
 
 def _earlier(path: Path) -> Lock | None:

@@ -114,13 +114,14 @@ def _fill(transfer: _Transfer, file: BinaryIO) -> None:
     """Write the file from the first place that has it, resuming what an earlier run left."""
     transfer.advance(min(file.seek(0, os.SEEK_END), transfer.item.size))
     faults: list[BuilderError] = []
-    for url in transfer.item.urls():
-        try:
-            _insist(url, transfer, file)
-        except (ResolveError, IntegrityError) as fault:
-            faults.append(fault)
-        else:
-            return
+    try:
+        for url in transfer.item.urls():
+            try:
+                return _insist(url, transfer, file)
+            except (ResolveError, IntegrityError) as fault:
+                faults.append(fault)
+    except ResolveError as fault:
+        faults.append(fault)  # a place that would have named more addresses cannot be asked
     raise _reason(transfer.item, faults)
 
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from builder.catalogue import engines, gpus, similar_gpus
 from builder.catalogue.nearest import nearest
+from builder.stack.arguments import arguments
 from builder.stack.credentials import is_credential, is_secret_setting
-from builder.stack.document import Document, Fault, Path, resolve
+from builder.stack.document import Document, Fault, Path
 from builder.stack.model import Base, Model, Stack, one_of_words
 from builder.stack.patterns import HUB_REPO, NAME, REPOSITORY
 from builder.stack.words import choose, got, quoted, shown
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 _NO_GPU = "none"
 _FREE: tuple[Path, ...] = (("gates",), ("serve", "args"))
 """Below these stands what people like."""
+_FOLDER = ("model", "path")
+_NUL = re.compile("\0")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _DRIVER = ("target", "driver")
 _GPU = ("target", "gpu")
 _START = "leave it out and give it when the container starts: docker run --env NAME"
@@ -39,6 +43,7 @@ _HUB_URL = re.compile(r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/([^/]
 def check(document: Document, file: FilePath) -> Iterator[Fault]:
     """Yield every fault of a stack read from `file`."""
     yield from _credentials(document)
+    yield from _characters(document)
     yield from _name(document, file)
     yield from _choices(document)
     yield from _engine(document)
@@ -47,6 +52,7 @@ def check(document: Document, file: FilePath) -> Iterator[Fault]:
     yield from _driver(document)
     yield from _repo(document)
     yield from _folder(document, file.parent)
+    yield from arguments(document)
     yield from _repository(document)
     yield from _nulls(document)
 
@@ -58,6 +64,16 @@ def _credentials(document: Document) -> Iterator[Fault]:
         if is_credential(value) or (setting and is_secret_setting(name, value)):
             hint = _START if path[0] == "serve" else "leave it out: it would be seen in the lock"
             yield document.fault(path, "looks like a credential", hint)
+
+
+def _characters(document: Document) -> Iterator[Fault]:
+    """No argument, variable or name of a file can hold NUL; a folder holds no other either."""
+    for path, spot in document.spots.items():
+        parts = (spot.written or "", *(str(step) for step in path[-1:]))
+        refused = _CONTROL if path == _FOLDER else _NUL
+        if found := next((match for part in parts if (match := refused.search(part))), None):
+            text = f"the character U+{ord(found[0]):04X} is not allowed"
+            yield document.fault(path, text, "remove it")
 
 
 def _name(document: Document, file: FilePath) -> Iterator[Fault]:
@@ -166,8 +182,8 @@ def _repo(document: Document) -> Iterator[Fault]:
 
 
 def _folder(document: Document, home: FilePath) -> Iterator[Fault]:
-    path, folder = ("model", "path"), document.get("model", "path")
-    if not isinstance(folder, str) or not folder or "\0" in folder:
+    path, folder = _FOLDER, document.get(*_FOLDER)
+    if not isinstance(folder, str) or not folder or _CONTROL.search(folder):
         return
     if FilePath(folder).is_absolute():
         text = f"expected a path relative to the stack file, got {got(path, document)}"
@@ -192,6 +208,5 @@ def _nulls(document: Document) -> Iterator[Fault]:
     """Where any value may stand, there must be one: a lock has no null."""
     for path, spot in document.spots.items():
         free = any(len(path) > len(home) and path[: len(home)] == home for home in _FREE)
-        empty = spot.written is not None and not spot.quoted and resolve(spot.written) is None
-        if free and empty:
+        if free and spot.written is not None and document.get(*path) is None:
             yield document.fault(path, "expected a value, got nothing")

@@ -28,6 +28,9 @@ _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _TEXT_TAG = "tag:yaml.org,2002:str"
 _CORE_TAG = re.compile(r"tag:yaml\.org,2002:(str|int|float|bool|null|timestamp|merge|map|seq)")
 
+_SMALLEST, _LARGEST = -(2**63), 2**63 - 1
+"""Whole numbers that every reader of TOML takes: the lock repeats them."""
+
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 _NEEDS_QUOTES = re.compile(r"([\w.-]+):\s+([>|@%`*&!][^\s,}\]]*)")
@@ -86,9 +89,9 @@ class Document:
 class NotYamlError(StackError):
     """The text cannot be read at all; carries the one fault."""
 
-    def __init__(self, line: int, text: str, hint: str = "") -> None:
+    def __init__(self, line: int, text: str, hint: str = "", path: Path = ()) -> None:
         super().__init__(text, hint)
-        self.fault = Fault(line, (), text, hint)
+        self.fault = Fault(line, path, text, hint)
 
 
 def parse(text: str) -> Document:
@@ -118,8 +121,11 @@ def _compose(text: str) -> Any:
     from ruamel.yaml.error import MarkedYAMLError
     from ruamel.yaml.reader import ReaderError
 
+    yaml = YAML(typ="rt")
     try:
-        return YAML(typ="rt").compose(text)
+        # Not `yaml.compose`: it forgets the line that it came to.
+        constructor, _ = yaml.get_constructor_parser(text)
+        return constructor.composer.get_single_node()
     except ReaderError as fault:
         line = text.count("\n", 0, fault.position) + 1
         code = f"U+{ord(text[fault.position]):04X}"
@@ -127,8 +133,10 @@ def _compose(text: str) -> Any:
     except MarkedYAMLError as fault:
         mark = fault.problem_mark or fault.context_mark
         raise _syntax(text, mark.line if mark else 0, _problem(fault)) from fault
+    except (ValueError, OverflowError) as fault:  # of `"\UFFFFFFFF"`, of `%YAML 1.999…`
+        raise NotYamlError(yaml.reader.line + 1, "not valid YAML: a number is too large") from fault
     except RecursionError:  # pragma: no cover - it would end the measuring of coverage
-        raise NotYamlError(1, "values are nested too deeply") from None
+        raise NotYamlError(yaml.reader.line + 1, "values are nested too deeply") from None
 
 
 def _problem(fault: Any) -> str:
@@ -186,9 +194,14 @@ class _Reader:
         if _SURROGATE.search(node.value):
             raise NotYamlError(line, "half of a surrogate pair is not text", "write the character")
         self._document.spots[path] = Spot(line, node.value, quoted)
-        value = node.value if quoted else resolve(node.value)
         # `!!str 3`: the tag says text although the word looks like a number.
-        return node.value if node.tag == _TEXT_TAG else value
+        if quoted or node.tag == _TEXT_TAG:
+            return node.value
+        try:
+            return resolve(node.value)
+        except ValueError:
+            text = "a whole number of more than 64 bits"
+            raise NotYamlError(line, text, "quote it if it is text", path) from None
 
     def _mapping(self, node: Any, path: Path) -> dict[str, Any]:
         values: dict[str, Any] = {}
@@ -211,13 +224,16 @@ class _Reader:
 
 
 def resolve(word: str) -> Any:
-    """Return what a word without quotes means."""
+    """Return what a word without quotes means; raise ValueError for too large a number."""
     if _NULL.fullmatch(word):
         return None
     if _BOOL.fullmatch(word):
         return word.lower() == "true"
     if _INT.fullmatch(word):
-        return int(word, {"0o": 8, "0x": 16}.get(word[:2], 10))
+        number = int(word, {"0o": 8, "0x": 16}.get(word[:2], 10))
+        if not _SMALLEST <= number <= _LARGEST:
+            raise ValueError
+        return number
     if _FLOAT.fullmatch(word) and math.isfinite(float(word)):
         return float(word)
     return word

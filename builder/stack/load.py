@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+_MOST_BYTES = 2**20
+
 
 def load(path: Path) -> Stack:
     """Return the stack in the file at `path`, or raise one StackError with all its faults."""
@@ -28,11 +30,15 @@ def load(path: Path) -> Stack:
 
 def _read(path: Path) -> str:
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(_MOST_BYTES + 1)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         message = f"{path}: cannot be read: {reason}"
         raise StackError(message) from error
+    if len(data) > _MOST_BYTES:
+        message = f"{path}: larger than 1 MiB"
+        raise StackError(message, "name the stack file: a stack has a few dozen lines")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -91,4 +97,5 @@ def _line(path: Path, fault: yaml.Fault) -> str:
 def _dotted(path: yaml.Path) -> str:
     """`target.gpu[1]`."""
     steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
-    return "".join(steps).removeprefix(".")
+    whole = "".join(steps).removeprefix(".")
+    return "".join(c if c.isprintable() else " " for c in whole)

@@ -1,0 +1,39 @@
+"""What `serve.args` must not say: it would contradict the stack, or run code of the model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from builder.stack.document import Document, Fault, Path
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_ARGS: Path = ("serve", "args")
+_OWNERS = {
+    "port": "serve.port",
+    "model": "model.path or model.repo",
+    "served-model-name": "serve.name",
+    "max-model-len": "serve.max_model_len",
+    "max-num-seqs": "serve.max_num_seqs",
+    "gpu-memory-utilization": "serve.gpu_memory_utilization",
+}
+"""By flag: the key that sets it, and that health checks, metrics and labels are made from."""
+_HOST = "is always 0.0.0.0 in the container"
+_CODE = "would run code of the model's repository"
+_ALLOW = "read it, then write model.allow_code with the sha256 of each file"
+
+
+def arguments(document: Document) -> Iterator[Fault]:
+    """Yield every flag that other keys own, and trust in code that nobody read."""
+    args = document.get(*_ARGS)
+    for name, value in args.items() if isinstance(args, dict) else ():
+        path, flag = (*_ARGS, name), name.replace("_", "-")
+        if owner := _OWNERS.get(flag):
+            yield document.fault(path, f"is set by {owner}", f"write {owner} instead")
+        elif flag == "host":
+            yield document.fault(path, _HOST, "leave it out")
+        elif flag == "trust-remote-code" and value not in (None, False):
+            # Not only `true`: an empty list is a bare flag too.
+            if not document.get("model", "allow_code"):
+                yield document.fault(path, _CODE, _ALLOW)
