@@ -189,6 +189,8 @@ def test_a_merge_conflict_is_refused() -> None:
     [
         ("", "it has no `tool.builder.version`"),
         ('lock-version = "1.0"\ntool = 3\n', "it has no `tool.builder.version`"),
+        ("a = " + "9" * 5000, "a number in it is too long"),
+        (f"[tool.builder]\nversion = 0x{'f' * 5000}\n", "a number in it is too long"),
         ("[tool.builder]\nversion = 1\n", "Missing required value in 'lock-version'"),
     ],
 )
@@ -270,12 +272,29 @@ def test_a_lock_that_is_not_there_is_a_usage_error(tmp_path: Path) -> None:
     assert caught.value.message == f"{tmp_path}/x.toml: there is no lock"
 
 
-@pytest.mark.parametrize("content", [b"\xff\xfe", None], ids=["not UTF-8", "a folder"])
-def test_a_lock_that_cannot_be_read_is_refused(tmp_path: Path, content: bytes | None) -> None:
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"\xff\xfe", "not UTF-8"), (None, "is a directory")],
+    ids=["not UTF-8", "a folder"],
+)
+def test_a_lock_that_cannot_be_read_is_refused(
+    tmp_path: Path, content: bytes | None, reason: str
+) -> None:
     path = tmp_path / "x.toml"
     path.mkdir() if content is None else path.write_bytes(content)
-    with pytest.raises(IntegrityError, match=r"x\.toml: cannot be read: "):
+    with pytest.raises(IntegrityError) as caught:
         locks.read(path)
+    assert caught.value.message == f"{path}: cannot be read: {reason}"
+    assert caught.value.hint == RESTORE
+
+
+def test_lists_without_end_are_refused() -> None:
+    # In a process of its own: a RecursionError ends the measuring of coverage.
+    code = "from builder import lock; lock.loads('a=' + '[' * 5000, 'pylock.demo.toml')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, text=True)
+    assert done.stderr.endswith(
+        "IntegrityError: pylock.demo.toml: is not a lock of builder: it is nested too deeply\n"
+    )
 
 
 def test_a_lock_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:

@@ -85,6 +85,10 @@ def test_reads_every_kind_of_value() -> None:
         pytest.param("1_000", "1_000", id="underscores are text"),
         pytest.param("12:30:45", "12:30:45", id="sexagesimals are text"),
         pytest.param("1e999", "1e999", id="an infinite number is text"),
+        pytest.param("9223372036854775807", 2**63 - 1, id="largest whole number"),
+        pytest.param("-9223372036854775808", -(2**63), id="smallest whole number"),
+        pytest.param("!!str " + "9" * 5000, "9" * 5000, id="digits tagged as text"),
+        pytest.param("!!str", "", id="nothing tagged as text"),
         pytest.param("'3'", "3", id="quoted number is text"),
         pytest.param("!!str 3", "3", id="tagged number is text"),
         pytest.param('"é"', "é", id="not only ASCII"),
@@ -150,6 +154,30 @@ NOT_YAML = [
         id="surrogate",
     ),
     pytest.param(
+        'a: 1\nb: "\\UFFFFFFFF"\n',
+        "demo.yaml:2: not valid YAML: a number is too large",
+        "",
+        id="no such character",
+    ),
+    pytest.param(
+        f"%YAML 1.{'9' * 5000}\n---\na: 1\n",
+        "demo.yaml:1: not valid YAML: a number is too large",
+        "",
+        id="number of a directive",
+    ),
+    pytest.param(
+        f"a: 1\nb: {{c: -{'9' * 5000}}}\n",
+        "demo.yaml:2: b.c: a whole number of more than 64 bits",
+        "quote it if it is text",
+        id="thousands of digits",
+    ),
+    pytest.param(
+        f"a: 0x{'f' * 5000}\n",
+        "demo.yaml:1: a: a whole number of more than 64 bits",
+        "quote it if it is text",
+        id="thousands of hexadecimal digits",
+    ),
+    pytest.param(
         "a: &a [x,x,x,x,x,x,x,x,x,x]\n"
         + "".join(
             f"{y}: &{y} [{','.join([f'*{x}'] * 10)}]\n" for x, y in zip("abcd", "bcde", strict=True)
@@ -174,6 +202,53 @@ def test_what_cannot_be_read() -> None:
         load(Path("demo.yaml"))
     with pytest.raises(StackError, match=r"^no\.yaml: cannot be read: no such file or directory$"):
         load(Path("no.yaml"))
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_large_file_is_refused_before_it_is_parsed() -> None:
+    comment = "# " + "x" * (2**20 - len(GOOD) - 3) + "\n"
+    assert read(GOOD + comment).name == "demo"
+    assert fault(GOOD + comment + "\n") == (
+        "demo.yaml: larger than 1 MiB",
+        "name the stack file: a stack has a few dozen lines",
+    )
+    with pytest.raises(StackError, match=r"^/dev/zero: larger than 1 MiB$"):
+        load(Path("/dev/zero"))
+
+
+def test_lists_without_end_are_refused(folder: Path) -> None:
+    (folder / "demo.yaml").write_text("\na: " + "[" * 5000, encoding="utf-8")
+    # In a process of its own: a RecursionError ends the measuring of coverage.
+    code = "import sys; from pathlib import Path; from builder.stack import load; load(Path('{}'))"
+    command = [sys.executable, "-c", code.format(folder / "demo.yaml")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False, text=True)
+    assert done.stderr.endswith("demo.yaml:2: values are nested too deeply\n")
+
+
+@pytest.mark.usefixtures("folder")
+def test_arguments_of_other_keys_are_refused_in_either_spelling() -> None:
+    message, _ = fault(changed("args: {}", "args: {served_model_name: x, max-num-seqs: 1}"))
+    assert message == textwrap.dedent("""\
+        demo.yaml: 2 faults
+          demo.yaml:6: serve.args.served_model_name: is set by serve.name
+            hint: write serve.name instead
+          demo.yaml:6: serve.args.max-num-seqs: is set by serve.max_num_seqs
+            hint: write serve.max_num_seqs instead""")
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("flag", ["trust-remote-code", "trust_remote_code"])
+def test_code_of_the_model_is_trusted_once_it_was_read(flag: str) -> None:
+    allowed = changed("org/name", f"org/name, allow_code: [{'a' * 64}]")
+    stack = read(allowed.replace("args: {}", f"args: {{{flag}: true}}"))
+    assert stack.serve.args == {flag: True}
+    assert read(changed("args: {}", f"args: {{{flag}: false}}")).serve.args == {flag: False}
+
+
+@pytest.mark.usefixtures("folder")
+def test_name_that_no_folder_can_have() -> None:
+    message, _ = fault(changed("repo: org/name", f"path: {'x' * 300}"))
+    assert message == f"demo.yaml:5: model.path: `{'x' * 60}…` cannot be read: file name too long"
 
 
 def golden_faults() -> list[Any]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from builder.stack.document import Document, Fault, Path
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from builder.stack.document import Document, Fault, Path
 
 _ARGS: Path = ("serve", "args")
 _OWNERS = {
@@ -33,7 +33,10 @@ def arguments(document: Document) -> Iterator[Fault]:
             yield document.fault(path, f"is set by {owner}", f"write {owner} instead")
         elif flag == "host":
             yield document.fault(path, _HOST, "leave it out")
-        elif flag == "trust-remote-code" and value not in (None, False):
-            # Not only `true`: an empty list is a bare flag too.
-            if not document.get("model", "allow_code"):
-                yield document.fault(path, _CODE, _ALLOW)
+        elif flag == "trust-remote-code" and _trusts(value, document):
+            yield document.fault(path, _CODE, _ALLOW)
+
+
+def _trusts(value: object, document: Document) -> bool:
+    """Not only `true` trusts: an empty list is a bare flag too."""
+    return value is not None and value is not False and not document.get("model", "allow_code")

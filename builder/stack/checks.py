@@ -15,13 +15,14 @@ from builder.catalogue import engines, gpus, similar_gpus
 from builder.catalogue.nearest import nearest
 from builder.stack.arguments import arguments
 from builder.stack.credentials import is_credential, is_secret_setting
-from builder.stack.document import Document, Fault, Path
 from builder.stack.model import Base, Model, Stack, one_of_words
 from builder.stack.patterns import HUB_REPO, NAME, REPOSITORY
 from builder.stack.words import choose, got, quoted, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from builder.stack.document import Document, Fault, Path
 
 _NO_GPU = "none"
 _FREE: tuple[Path, ...] = (("gates",), ("serve", "args"))
@@ -188,10 +189,19 @@ def _folder(document: Document, home: FilePath) -> Iterator[Fault]:
     if FilePath(folder).is_absolute():
         text = f"expected a path relative to the stack file, got {got(path, document)}"
         yield document.fault(path, text, "a lock works on every machine, so it holds no local path")
-    elif not (home / folder).is_dir():
-        what = "is a file, expected a folder" if (home / folder).exists() else "does not exist"
+    elif what := _no_folder(home / folder):
         hint = f"looked for {home / folder}: paths are relative to the stack file"
         yield document.fault(path, f"{shown(folder)} {what}", hint)
+
+
+def _no_folder(place: FilePath) -> str:
+    """Say why `place` is no folder, nothing if it is one."""
+    try:
+        if place.is_dir():
+            return ""
+        return "is a file, expected a folder" if place.exists() else "does not exist"
+    except OSError as error:
+        return f"cannot be read: {(error.strerror or str(error)).lower()}"
 
 
 def _repository(document: Document) -> Iterator[Fault]:
