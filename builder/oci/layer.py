@@ -7,7 +7,6 @@ padding, its digest depends on the file alone, and its bytes are streamed from t
 from __future__ import annotations
 
 import hashlib
-import os
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,8 +31,8 @@ _ZSTD_LEVEL = 3
 _ZSTD_VERSION = (1, 5, 7)
 """Another release of the library may write other bytes, and so other digests."""
 _GZIP_LEVEL = 6
-_MAX_THREADS = 4
-"""More add little on one layer and cost memory; layers are built side by side."""
+_ZSTD_THREADS = 1
+"""Workers of one compressor: layers are written side by side, and each worker holds tens of MB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,8 +166,7 @@ def _compressor(compression: Compression) -> _Compressor:
         if zstandard.ZSTD_VERSION != _ZSTD_VERSION:
             raise _other_zstd(zstandard.ZSTD_VERSION)
         # With no worker thread zstd takes another code path that gives other bytes.
-        threads = max(1, min(os.cpu_count() or 1, _MAX_THREADS))
-        compressor = zstandard.ZstdCompressor(level=_ZSTD_LEVEL, threads=threads)
+        compressor = zstandard.ZstdCompressor(level=_ZSTD_LEVEL, threads=_ZSTD_THREADS)
         return compressor.compressobj()
     if compression == "gzip":
         return zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
