@@ -119,8 +119,10 @@ def require_libraries() -> None:
     """Raise HostError where the extra is not installed."""
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        message = f"{' and '.join(missing)}: not installed, and builder smoke needs it"
-        raise HostError(message, "pip install 'builder[smoke]'")
+        them = "them" if len(missing) > 1 else "it"
+        message = f"{' and '.join(missing)}: not installed, and builder smoke needs {them}"
+        # Not `builder[smoke]`: a package of that name on an index may be somebody else's.
+        raise HostError(message, f"pip install {' '.join(_NEEDED)}")
 
 
 def _arguments(image: str, lock: Path | None) -> list[str]:

@@ -137,6 +137,20 @@ def test_no_mirror_at_all_names_the_variable(apt: Path) -> None:
     assert "BUILDER_DEBIAN_MIRROR" in caught.value.hint
 
 
+@pytest.mark.parametrize("name", ["variable", "apt"])
+def test_a_mirror_that_is_no_address_names_the_setting(
+    apt: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    place = str(apt / "sources.list")
+    (apt / "sources.list").write_text("deb http://[::1 bookworm main\n")
+    if name == "variable":
+        place = debian_mirrors.VARIABLE
+        monkeypatch.setenv(place, "http://[::1")
+    with pytest.raises(HostError) as caught:
+        debian_mirrors.mirrors(apt)
+    assert caught.value.message == f"{place}: `http://[::1` is not an address"
+
+
 def test_no_security_mirror_names_its_variable(apt: Path) -> None:
     (apt / "sources.list").write_text(ONE_LINE)
     with pytest.raises(HostError, match="no source of `bookworm-security`") as caught:

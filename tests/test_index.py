@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pypi_simple import PYPI_SIMPLE_ENDPOINT
 
-from builder.errors import ResolveError
+from builder.errors import ResolveError, UsageError
 from builder.sources import index, web
 from builder.sources.index import Place, Settings
 from tests.file_server import Site, serving
@@ -37,7 +37,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def forget() -> None:
     index.settings.cache_clear()
-    index._page.cache_clear()  # noqa: SLF001 - pages are kept for the life of a process
+    index._shared_page.cache_clear()  # noqa: SLF001 - kept for the life of a process
 
 
 @pytest.fixture
@@ -72,11 +72,13 @@ def test_the_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         PIP_INDEX_URL="https://a.test/simple",
         PIP_EXTRA_INDEX_URL="https://b.test/simple https://c.test/simple",
         PIP_FIND_LINKS="/wheels https://d.test/page",
+        PIP_CERT="/ca.pem",
     )
     assert found == Settings(
         "https://a.test/simple",
         ("https://b.test/simple", "https://c.test/simple"),
         ("/wheels", "https://d.test/page"),
+        "/ca.pem",
     )
 
 
@@ -128,6 +130,48 @@ def test_a_chosen_file_stands_in_for_the_users(
     conf(home / ".config/pip/pip.conf", "[global]\nfind-links = /theirs\n")
     monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "none.conf"))
     assert "/theirs" not in index.settings().find_links
+
+
+def test_certificates_of_pip(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    conf(home / ".config/pip/pip.conf", "[global]\ncert = ~/my ca.pem\n")
+    assert index.settings().certificates == str(home / "my ca.pem")
+    found = settings(monkeypatch, PIP_CERT="/other.pem")
+    assert found.certificates == "/other.pem"
+
+
+@pytest.mark.parametrize(
+    "text", [b"index-url = x", b"[global]\nsEcReT\n", b"[global]\na = 1\na = 2\n", b"\xff"]
+)
+def test_a_broken_file_of_pip_is_named(
+    text: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "my.conf"
+    path.write_bytes(text)
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(path))
+    with pytest.raises(UsageError) as caught:
+        index.settings()
+    assert caught.value.message.startswith(f"{path}: is no settings file of pip: ")
+    assert "sEcReT" not in caught.value.message
+
+
+@pytest.mark.parametrize("name", ["index-url", "extra-index-url", "find-links"])
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [("http://[::1", "http://[::1"), ("http://u:sEc/ReT@h.test/a", "http://h.test/a")],
+)
+def test_an_address_that_is_none_names_the_setting(
+    name: str, url: str, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ResolveError) as caught:
+        settings(monkeypatch, **{f"PIP_{name.upper().replace('-', '_')}": url})
+    assert caught.value.message == f"pip's {name}: `{shown}` is not an address"
+
+
+def test_pages_of_projects_are_not_kept(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.pages |= {"/simple/demo-app/": b"<html>", "/links": b"<html>"}
+    settings(monkeypatch, PIP_INDEX_URL=f"{site.url}/simple", PIP_FIND_LINKS=f"{site.url}/links")
+    assert [*index.places("demo-app", FILE), *index.places("demo-app", FILE)] == []
+    assert site.paths() == ["/links", "/simple/demo-app/", "/simple/demo-app/"]
 
 
 def on(site: Site, body: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> list[Place]:
@@ -217,16 +261,16 @@ def test_a_folder_of_wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     (folder / FILE).write_bytes(b"12345")
     settings(monkeypatch, PIP_INDEX_URL=f"file://{tmp_path}/no-index")
     expected = [Place((folder / FILE).as_uri(), None, 5, None)]
-    assert list(index.places("demo-app", FILE, [str(folder)])) == expected
-    assert list(index.places("demo-app", FILE, [folder.as_uri()])) == expected
-    assert list(index.places("demo-app", "other.whl", [str(folder)])) == []
-    assert list(index.places("demo-app", FILE, [str(tmp_path / "absent")])) == []
+    assert list(index.in_links([str(folder)], FILE)) == expected
+    assert list(index.in_links([folder.as_uri()], FILE)) == expected
+    assert list(index.in_links([str(folder)], "other.whl")) == []
+    assert list(index.in_links([str(tmp_path / "absent")], FILE)) == []
 
 
 def test_a_page_of_links(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     site.pages["/page"] = f'<a href="{FILE}#sha256={SHA256}">{FILE}</a>'.encode()
     settings(monkeypatch, PIP_INDEX_URL=f"{site.url}/simple")
-    assert list(index.places("demo-app", FILE, [f"{site.url}/page"])) == [
+    assert list(index.in_links([f"{site.url}/page"], FILE)) == [
         Place(f"{site.url}/{FILE}", SHA256, None, None)
     ]
 
@@ -241,25 +285,24 @@ def test_an_index_in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         assert found == expected
 
 
-def test_folders_come_before_indexes_and_the_catalogue_last(
+def test_folders_come_before_indexes(
     tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / FILE).write_bytes(b"1")
     link = f'<a href="{FILE}">{FILE}</a>'.encode()
-    site.pages |= dict.fromkeys(("/one/demo-app/", "/two/demo-app/", "/catalogue"), link)
+    site.pages |= dict.fromkeys(("/one/demo-app/", "/two/demo-app/"), link)
     settings(
         monkeypatch,
         PIP_INDEX_URL=f"{site.url}/one",
         PIP_EXTRA_INDEX_URL=f"{site.url}/two",
         PIP_FIND_LINKS=str(tmp_path),
     )
-    found = [place.url for place in index.places("demo-app", FILE, [f"{site.url}/catalogue"])]
+    found = [place.url for place in index.places("demo-app", FILE)]
     folder, *rest = found
     assert folder == (tmp_path / FILE).as_uri()
     assert [url.removeprefix(site.url) for url in rest] == [
         f"/one/demo-app/{FILE}",
         f"/two/demo-app/{FILE}",
-        f"/{FILE}",
     ]
 
 

@@ -1,8 +1,10 @@
 """`builder smoke` without an engine: what the suite reports, how it is shown, what is missing."""
 
+import errno
 import importlib.util
 import json
 import os
+import socket
 import stat
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from typing import Any
 import pytest
 
 from builder import pipeline, smoke
+from builder.engine.docker import Docker
 from builder.errors import BuilderError, HostError, SmokeError, UsageError
 from builder.files import data_path
 from smoke import inside, scan
@@ -100,9 +103,32 @@ def test_missing_libraries_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(HostError) as caught:
         smoke.run("demo:1", None)
     assert caught.value.message == (
-        "pytest and testcontainers: not installed, and builder smoke needs it"
+        "pytest and testcontainers: not installed, and builder smoke needs them"
     )
-    assert caught.value.hint == "pip install 'builder[smoke]'"
+    assert caught.value.hint == "pip install pytest testcontainers"
+
+
+@pytest.mark.parametrize(
+    ("number", "hint"),
+    [
+        (errno.EACCES, "join the group docker, or set DOCKER_HOST"),
+        (errno.ECONNREFUSED, "start Docker, or use builder run, which needs none"),
+    ],
+)
+def test_an_engine_that_refuses_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, number: int, hint: str
+) -> None:
+    def refuse(self: socket.socket, address: object) -> None:
+        self.close()
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setenv("DOCKER_HOST", "unix:///somewhere/docker.sock")
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    with pytest.raises(HostError) as caught:
+        Docker.connect()
+    reason = os.strerror(number).lower()
+    assert caught.value.message == f"no container engine answers: {reason}"
+    assert caught.value.hint == hint
 
 
 def test_without_an_engine_says_what_to_do() -> None:

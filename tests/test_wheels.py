@@ -4,13 +4,14 @@ import datetime
 import hashlib
 import json
 import os
+import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from builder.errors import ResolveError
+from builder.errors import HostError, ResolveError
 from builder.lock import Wheel
 from builder.sources import index, web, wheels
 from tests import wheel_maker
@@ -23,7 +24,7 @@ EARLIER, LATER = "2026-05-10T23:59:58Z", "2026-05-11T00:00:01Z"
 
 def forget() -> None:
     index.settings.cache_clear()
-    index._page.cache_clear()  # noqa: SLF001 - pages are kept for the life of a process
+    index._shared_page.cache_clear()  # noqa: SLF001 - kept for the life of a process
 
 
 @pytest.fixture(scope="module")
@@ -241,7 +242,78 @@ def test_a_version_that_does_not_exist_is_explained(site: Site) -> None:
         wheels.resolve(request("app==9.9"))
     assert caught.value.message.startswith("wheels: no resolution\n  ")
     assert "app==9.9" in caught.value.message
+    assert caught.value.hint == "change engine.version, or resolve.as_of if it is newer"
+
+
+def test_a_conflict_is_explained(site: Site) -> None:
+    offer(site, "app-1.0-py3-none-any.whl", requires="lib>=2")
+    offer(site, "lib-1.0-py3-none-any.whl")
+    with pytest.raises(ResolveError) as caught:
+        wheels.resolve(request("app==1.0"))
+    assert caught.value.message.startswith("wheels: no resolution\n  ")
     assert caught.value.hint == "change engine.version, resolve.as_of or resolve.exclude"
+
+
+def test_an_index_that_cannot_be_reached_is_not_the_versions_fault(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UV_HTTP_RETRIES", "0")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{port}/simple")
+    forget()
+    with pytest.raises(ResolveError) as caught:
+        wheels.resolve(request("app"))
+    assert caught.value.message.startswith("wheels: a package index cannot be read\n  ")
+    assert caught.value.hint.startswith("check the network, proxy and certificates ")
+
+
+def test_a_cache_that_cannot_be_written_is_this_machines_fault(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UV_CACHE_DIR", "/proc/no-such-folder")
+    with pytest.raises(HostError) as caught:
+        wheels.resolve(request("app"))
+    assert caught.value.message.startswith("wheels: uv cannot write its cache\n  ")
+    assert "UV_CACHE_DIR" in caught.value.hint
+
+
+FLAGS = """\
+error: Failed to fetch: https://h.test/simple/idna/
+  cause: invalid peer certificate: UnknownIssuer
+
+hint: Consider enabling use of system TLS certificates with the `--system-certs` command-line flag
+hint: `lib` was found on https://h.test, but not as 2. Use `--index-strategy unsafe` to go on
+"""
+
+
+def test_flags_of_uv_are_not_advised() -> None:
+    assert wheels._reason(FLAGS).splitlines() == [  # noqa: SLF001
+        "  error: Failed to fetch: https://h.test/simple/idna/",
+        "    cause: invalid peer certificate: UnknownIssuer",
+        "  hint: `lib` was found on https://h.test, but not as 2.",
+    ]
+
+
+CERTIFICATES: dict[str, tuple[dict[str, str], dict[str, str]]] = {
+    "own": ({"SSL_CERT_FILE": "/a.pem", "PIP_CERT": "/b.pem"}, {"SSL_CERT_FILE": "/a.pem"}),
+    "pip's": ({"PIP_CERT": "/b.pem"}, {"SSL_CERT_FILE": "/b.pem"}),
+    "the system's": ({}, {"UV_SYSTEM_CERTS": "1", "UV_NATIVE_TLS": "1"}),
+    "as the user says": ({"UV_SYSTEM_CERTS": "0"}, {"UV_SYSTEM_CERTS": "0", "UV_NATIVE_TLS": "1"}),
+}
+
+
+@pytest.mark.parametrize("name", CERTIFICATES)
+def test_uv_trusts_what_pip_trusts(site: Site, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    given, expected = CERTIFICATES[name]
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    for key, text in given.items():
+        monkeypatch.setenv(key, text)
+    forget()
+    names = ("SSL_CERT_FILE", "UV_SYSTEM_CERTS", "UV_NATIVE_TLS")
+    found = wheels._environment()  # noqa: SLF001
+    assert {key: found[key] for key in names if key in found} == expected
+    assert web.certificates() == expected.get("SSL_CERT_FILE")
 
 
 def test_credentials_of_an_index_are_not_shown(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,22 +326,6 @@ def test_credentials_of_an_index_are_not_shown(site: Site, monkeypatch: pytest.M
     assert "secret" not in caught.value.message + caught.value.hint
 
 
-TEXTS = {
-    "plain": ("see https://u:p@h.test/a/b for more", "see https://h.test/a/b for more"),
-    "in quotes": ("`https://u:p@h.test/a`, (http://u@h.test/b)", "`https://h.test/a`, (http://h.test/b)"),
-    "query": ("https://h.test/a?token=x#y failed", "https://h.test/a failed"),
-    "at sign in the password": ("https://u:p@q@h.test/a", "https://h.test/a"),
-    "mail address": ("write to me@h.test", "write to me@h.test"),
-    "at sign in the path": ("https://h.test/a@b", "https://h.test/a@b"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", TEXTS)
-def test_text_of_other_tools_is_redacted(name: str) -> None:
-    text, expected = TEXTS[name]
-    assert web.redacted_text(text) == expected
-
-
 def test_a_locked_wheel_is_sought_where_it_was_and_where_its_digest_is(site: Site) -> None:
     file = "app-1.0-py3-none-any.whl"
     pin = wheel_maker.pin(file, offer(site, file))
@@ -277,6 +333,27 @@ def test_a_locked_wheel_is_sought_where_it_was_and_where_its_digest_is(site: Sit
     assert list(wheels.urls(pin, ())) == ["https://was.test/app.whl", f"{site.url}/files/{file}"]
     other = pin.model_copy(update={"sha256": "cd" * 32})
     assert list(wheels.urls(other, ())) == []
+
+
+@pytest.mark.parametrize(("version", "is_sought"), [("1.0+cpu", True), ("1.0", False)])
+def test_the_catalogues_page_is_asked_for_local_versions_alone(
+    site: Site, version: str, is_sought: bool
+) -> None:
+    file = f"app-{version}-py3-none-any.whl"
+    site.pages["/page"] = f'<a href="{file}">{file}</a>'.encode()
+    pin = wheel_maker.pin(file, b"")
+    expected = [f"{site.url}/{file}"] if is_sought else []
+    assert list(wheels.urls(pin, (f"{site.url}/page",))) == expected
+    assert ("/page" in site.paths()) == is_sought
+
+
+def test_a_catalogues_page_out_of_reach_names_the_file_and_the_way_out(site: Site) -> None:
+    file = "app-1.0+cpu-py3-none-any.whl"
+    site.status["/page"] = 403
+    with pytest.raises(ResolveError) as caught:
+        list(wheels.urls(wheel_maker.pin(file, b""), (f"{site.url}/page",)))
+    assert caught.value.message == f"{file}: {site.url}/page: answered 403"
+    assert "PIP_FIND_LINKS" in caught.value.hint
 
 
 @pytest.mark.network

@@ -26,6 +26,7 @@ _ANSWER_SECONDS = 600
 _LAST_LINES = 20
 
 _HINT = "start Docker, or use builder run, which needs none"
+_REFUSED_HINT = "join the group docker, or set DOCKER_HOST"
 
 
 class Docker:
@@ -46,7 +47,8 @@ class Docker:
             client.ping()
         except (DockerException, RequestException, OSError, ValueError) as fault:
             message = f"no container engine answers: {_root(fault)}"
-            raise HostError(message, _HINT) from fault
+            is_refused = isinstance(_cause(fault), PermissionError)
+            raise HostError(message, _REFUSED_HINT if is_refused else _HINT) from fault
         return cls(client)
 
     def load(self, chunks: Iterator[bytes], advance: Callable[[int], object]) -> None:
@@ -260,12 +262,17 @@ def _root(fault: Exception) -> str:
     """Return what lies below the SDK's wrapping: the engine's words, else the system's."""
     if isinstance(fault, APIError) and fault.explanation:
         return str(fault.explanation).strip()
-    cause: BaseException = fault
-    while inner := _inner(cause):
-        cause = inner
+    cause = _cause(fault)
     if isinstance(cause, OSError) and cause.strerror:
         return cause.strerror.lower()
     return str(cause).strip()
+
+
+def _cause(fault: BaseException) -> BaseException:
+    """Return the innermost exception."""
+    while inner := _inner(fault):
+        fault = inner
+    return fault
 
 
 def _inner(fault: BaseException) -> BaseException | None:

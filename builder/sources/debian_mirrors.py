@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from debian_inspector import debcon
 
 from builder.errors import HostError
+from builder.sources import web
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -78,13 +79,20 @@ def _distance(mirror: Mirror, suite: str) -> int:
 
 
 def _named_or_of_apt(apt: Path) -> Iterator[Mirror]:
-    of_apt = tuple(_merged(_of_apt(apt)))
     for variable, security in ((VARIABLE, False), (SECURITY_VARIABLE, True)):
         named = os.environ.get(variable, "").split()
         if named:
-            yield from (Mirror(uri.rstrip("/"), security) for uri in named)
+            yield from (Mirror(_address(uri, variable).rstrip("/"), security) for uri in named)
         else:
+            of_apt = _merged(_of_apt(apt))
             yield from (mirror for mirror in of_apt if mirror.security == security)
+
+
+def _address(uri: str, place: str) -> str:
+    if not web.is_address(uri):
+        message = f"{place}: `{web.redacted(uri)}` is not an address"
+        raise HostError(message, "correct it; write `/` in a password as %2F")
+    return uri
 
 
 def _merged(found: Iterable[Mirror]) -> Iterator[Mirror]:
@@ -101,10 +109,14 @@ def _of_apt(apt: Path) -> Iterator[Mirror]:
         if not path.is_file():
             continue
         text = path.read_text(encoding="utf-8", errors="replace")
+        found: Iterable[Mirror] = ()
         if path.suffix == ".sources":
-            yield from parse_deb822(text)
+            found = parse_deb822(text)
         elif path.suffix == ".list":
-            yield from parse_one_line(text)
+            found = parse_one_line(text)
+        for mirror in found:
+            _address(mirror.uri, str(path))
+            yield mirror
 
 
 def parse_one_line(text: str) -> Iterator[Mirror]:

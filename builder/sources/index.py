@@ -13,21 +13,24 @@ import functools
 import json
 import os
 import re
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from builder import files
-from builder.errors import ResolveError
+from builder.errors import ResolveError, UsageError
 from builder.sources import web
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 _JSON = "application/vnd.pypi.simple.v1+json"
 _LINK = re.compile(rb"<a\s[^>]*>[^<]*</a>", re.IGNORECASE)
 _ACCEPT = f"{_JSON}, text/html;q=0.5"
+_parsing = threading.Lock()
+"""One page at a time: a parsed page takes many times its size, and threads gain nothing here."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ class Settings:
     index: str
     extra: tuple[str, ...]
     find_links: tuple[str, ...]
+    certificates: str | None = None
+    """File of the certificates that pip trusts instead of the system's."""
 
 
 @dataclass(frozen=True)
@@ -55,26 +60,46 @@ def settings() -> Settings:
     from pypi_simple import PYPI_SIMPLE_ENDPOINT
 
     values = _pip_values()
+    certificates = values.get("cert", "").strip()
     return Settings(
-        index=(values.get("index-url") or [PYPI_SIMPLE_ENDPOINT])[-1],
-        extra=tuple(values.get("extra-index-url", ())),
-        find_links=tuple(values.get("find-links", ())),
+        index=([*_addresses(values, "index-url")] or [PYPI_SIMPLE_ENDPOINT])[-1],
+        extra=tuple(_addresses(values, "extra-index-url")),
+        find_links=tuple(_addresses(values, "find-links")),
+        certificates=str(Path(certificates).expanduser()) if certificates else None,
     )
 
 
-def _pip_values() -> dict[str, list[str]]:
-    values: dict[str, list[str]] = {}
+def _addresses(values: Mapping[str, str], key: str) -> Iterator[str]:
+    for text in values.get(key, "").split():
+        if "://" in text and not web.is_address(text):
+            message = f"pip's {key}: `{web.redacted(text)}` is not an address"
+            raise ResolveError(message, "correct it; write `/` in a password as %2F")
+        yield text
+
+
+def _pip_values() -> dict[str, str]:
+    values: dict[str, str] = {}
     for path in _pip_files():
-        parser = configparser.RawConfigParser()
-        parser.read(path, "utf-8")
+        parser = _parsed(path)
         for section in ("global", "install", "download"):
             if parser.has_section(section):
-                items = parser.items(section)
-                values |= {key.replace("_", "-"): text.split() for key, text in items}
-    for key in ("index-url", "extra-index-url", "find-links"):
+                values |= {key.replace("_", "-"): text for key, text in parser.items(section)}
+    for key in ("index-url", "extra-index-url", "find-links", "cert"):
         if text := os.environ.get("PIP_" + key.upper().replace("-", "_")):
-            values[key] = text.split()
+            values[key] = text
     return values
+
+
+def _parsed(path: Path) -> configparser.RawConfigParser:
+    parser = configparser.RawConfigParser()
+    try:
+        parser.read(path, "utf-8")
+    except (configparser.Error, UnicodeDecodeError) as fault:
+        # The first line alone: the others show the file's text, which may hold a password.
+        reason = str(fault).partition("\n")[0]
+        message = f"{path}: is no settings file of pip: {reason}"
+        raise UsageError(message, "correct it, or set PIP_CONFIG_FILE=/dev/null") from None
+    return parser
 
 
 def _pip_files() -> Iterator[Path]:
@@ -95,25 +120,28 @@ def _pip_files() -> Iterator[Path]:
         yield Path(chosen)
 
 
-def places(project: str, file: str, more_links: Iterable[str] = ()) -> Iterator[Place]:
-    """Yield where `file` is offered: folders, the index, extra indexes, then `more_links`."""
+def places(project: str, file: str) -> Iterator[Place]:
+    """Yield where `file` is offered: folders and pages of links, the index, extra indexes."""
     ours = settings()
-    for link in ours.find_links:
-        yield from _in_links(link, file)
+    yield from in_links(ours.find_links, file)
     for index in (ours.index, *ours.extra):
         yield from _in_index(index, project, file)
-    for link in more_links:
-        yield from _in_links(link, file)
 
 
-def _in_links(link: str, file: str) -> Iterator[Place]:
+def in_links(links: Iterable[str], file: str) -> Iterator[Place]:
+    """Yield where `file` is offered: in a folder, or on a page of links."""
+    for link in links:
+        yield from _in_link(link, file)
+
+
+def _in_link(link: str, file: str) -> Iterator[Place]:
     folder = web.local_path(link) or (Path(link) if "://" not in link else None)
     if folder is not None and folder.is_dir():
         path = folder / file
         if path.is_file():
             yield Place(path.resolve().as_uri(), None, path.stat().st_size, None)
         return
-    yield from _offered(folder.as_uri() if folder else link, file)
+    yield from _offered(folder.as_uri() if folder else link, file, _shared_page)
 
 
 def _in_index(index: str, project: str, file: str) -> Iterator[Place]:
@@ -121,27 +149,33 @@ def _in_index(index: str, project: str, file: str) -> Iterator[Place]:
     url = f"{base.rstrip('/')}/{project}/"
     if web.local_path(url):
         url += "index.html"
-    yield from _offered(url, file)
+    yield from _offered(url, file, _page)
 
 
-def _offered(url: str, file: str) -> Iterator[Place]:
+def _offered(url: str, file: str, page: Callable[[str], bytes]) -> Iterator[Place]:
     try:
-        body = _page(url)
+        body = page(url)
     except web.NotFoundError:
         return
     try:
-        found = (
-            _in_json(url, body, file) if body.lstrip()[:1] == b"{" else _in_html(url, body, file)
-        )
-        yield from found
+        search = _in_json if body.lstrip()[:1] == b"{" else _in_html
+        with _parsing:
+            found = list(search(url, body, file))
     except (ValueError, KeyError, TypeError, AttributeError) as fault:
         message = f"{web.redacted(url)}: is not a page of a package index: {fault}"
         raise ResolveError(message, "check pip's index-url and find-links settings") from fault
+    del body  # not kept while what was found is downloaded
+    yield from found
 
 
-@functools.cache
 def _page(url: str) -> bytes:
     return web.read(url, accept=_ACCEPT)
+
+
+@functools.lru_cache(maxsize=4)
+def _shared_page(url: str) -> bytes:
+    """Keep what many files are sought on; a project's page is large and serves one of them."""
+    return _page(url)
 
 
 def _in_json(url: str, body: bytes, file: str) -> Iterator[Place]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from builder import __version__
-from builder.errors import ResolveError
+from builder.errors import HostError, ResolveError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -35,9 +35,14 @@ _PACKED = {"accept-encoding": "gzip"}
 _PLAIN = {"accept-encoding": "identity"}
 _PARTIAL = 206
 _ADDRESS = re.compile(
-    r"(\b[a-z][a-z0-9+.-]*://)(?:[^/\s?#]*@)?([^\s?#`'\"<>)]*)(?:[?#][^\s`'\"<>)]*)?"
+    r"(\b[a-z][a-z0-9+.-]*://)(?:(?!/)(?:[^\s`'\"<>]*|[^/\s?#]*)@)?"
+    r"([^\s?#`'\"<>)]*)(?:[?#][^\s`'\"<>)]*)?",
+    re.IGNORECASE,
 )
-"""Scheme, credentials, host and path, query."""
+"""Scheme, credentials, host and path, query.
+
+Credentials end at the last `@`: people write passwords with a bare `/` or `#` in them.
+"""
 
 
 class NotFoundError(ResolveError):
@@ -71,10 +76,16 @@ def _origin(url: str) -> tuple[str, str]:
 
 
 def redacted(url: str) -> str:
-    """Return `url` without user name and password, for messages."""
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit((parts.scheme, host, parts.path, "", ""))
+    """Return `url` without user name, password and query, for messages.
+
+    Whatever stands before the last `@` may be a password, even where the address is malformed.
+    """
+    scheme, slashes, rest = url.partition("://")
+    if not slashes:
+        return re.split(r"[?#]", url, maxsplit=1)[0]
+    if not rest.startswith("/"):
+        rest = rest.rpartition("@")[2]
+    return scheme + slashes + re.split(r"[?#]", rest, maxsplit=1)[0]
 
 
 def redacted_text(text: str) -> str:
@@ -88,12 +99,28 @@ def _manager(url: str) -> urllib3.PoolManager:
     proxy = urllib.request.getproxies().get(parts.scheme)
     if proxy and urllib.request.proxy_bypass(parts.hostname or ""):
         proxy = None
-    return _pool(proxy, os.environ.get("SSL_CERT_FILE") or os.environ.get("PIP_CERT"))
+    return _pool(proxy, certificates())
+
+
+def certificates() -> str | None:
+    """Return the file of certificates to trust: SSL_CERT_FILE, else pip's; None: the system's."""
+    from builder.sources import index  # which reads its pages through this module
+
+    return os.environ.get("SSL_CERT_FILE") or index.settings().certificates
+
+
+def is_address(text: str) -> bool:
+    """Tell whether `text` can be taken apart; a malformed host or port cannot."""
+    try:
+        _ = urlsplit(text).port
+    except ValueError:
+        return False
+    return True
 
 
 @functools.cache
-def _pool(proxy: str | None, certificates: str | None) -> urllib3.PoolManager:
-    """Return the shared pool; certificates from SSL_CERT_FILE, PIP_CERT or the system."""
+def _pool(proxy: str | None, trusted: str | None) -> urllib3.PoolManager:
+    """Return the shared pool, which trusts the certificates of that file, or the system's."""
     import urllib3
 
     retries = urllib3.Retry(total=_RETRIES, backoff_factor=_BACKOFF_SECONDS, status_forcelist=_BUSY)
@@ -102,10 +129,13 @@ def _pool(proxy: str | None, certificates: str | None) -> urllib3.PoolManager:
         "timeout": urllib3.Timeout(connect=_CONNECT_SECONDS, read=_READ_SECONDS),
         "headers": {"user-agent": f"builder/{__version__}"},
         "maxsize": 16,
-        "ca_certs": certificates,
+        "ca_certs": trusted,
     }
     if proxy is None:
         return urllib3.PoolManager(**settings)
+    if not is_address(proxy):
+        message = f"proxy: `{redacted(proxy)}` is not an address"
+        raise HostError(message, "check http_proxy and https_proxy; write `/` in a password as %2F")
     user = urlsplit(proxy).netloc.rpartition("@")[0]
     headers = urllib3.make_headers(proxy_basic_auth=unquote(user)) if user else None
     return urllib3.ProxyManager(_without_user(proxy), proxy_headers=headers, **settings)

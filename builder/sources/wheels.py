@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import tempfile
 import tomllib
@@ -15,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 from packaging.tags import Tag, compatible_tags, cpython_tags
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
-from builder.errors import HostError, ResolveError
+from builder.errors import BuilderError, HostError, ResolveError
 from builder.lock import Wheel
 from builder.sources import index, web
 
@@ -33,24 +34,11 @@ _TORCH = "torch"
 _SHAPING = frozenset(
     f"UV_{name}"
     for name in (
-        "BUILD_CONSTRAINT",
-        "CONSTRAINT",
-        "EXCLUDE",
-        "EXCLUDE_NEWER",
-        "EXCLUDE_NEWER_PACKAGE",
-        "EXTRA_INDEX_URL",
-        "FIND_LINKS",
-        "FORK_STRATEGY",
-        "INDEX",
-        "NO_BINARY",
-        "NO_INDEX",
-        "NO_SOURCES",
-        "OVERRIDE",
-        "PRERELEASE",
-        "RESOLUTION",
-        "TORCH_BACKEND",
+        "BUILD_CONSTRAINT", "CONSTRAINT", "EXCLUDE", "EXCLUDE_NEWER", "EXCLUDE_NEWER_PACKAGE",
+        "EXTRA_INDEX_URL", "FIND_LINKS", "FORK_STRATEGY", "INDEX", "NO_BINARY", "NO_INDEX",
+        "NO_SOURCES", "OVERRIDE", "PRERELEASE", "RESOLUTION", "TORCH_BACKEND",
     )
-)
+)  # fmt: skip
 """Settings of uv that would change what is chosen."""
 
 
@@ -109,9 +97,21 @@ def resolve(request: Request) -> tuple[Wheel, ...]:
 def urls(wheel: Wheel, find_links: tuple[str, ...]) -> Iterable[str]:
     """Yield where to fetch a locked wheel from."""
     yield from index.remembered(wheel.sha256)
-    for place in index.places(wheel.name, wheel.file, find_links):
+    for place in _places(wheel, find_links):
         if place.sha256 in (None, wheel.sha256):
             yield place.url
+
+
+def _places(wheel: Wheel, find_links: tuple[str, ...]) -> Iterable[index.Place]:
+    yield from index.places(wheel.name, wheel.file)
+    if "+" not in wheel.version:
+        return  # the catalogue's pages are sought for builds of their own, such as `+cpu`
+    try:
+        yield from index.in_links(find_links, wheel.file)
+    except ResolveError as fault:
+        hint = "allow this host, or offer the wheel through pip's find-links (PIP_FIND_LINKS)"
+        message = f"{wheel.file}: {fault.message}"
+        raise ResolveError(message, hint) from fault
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ def _compile(request: Request) -> list[dict[str, Any]]:
         (folder / "overrides.txt").write_text("".join(overrides))
         if request.keep:
             output.write_text(_preferences(request.keep))
-        _run_uv(_arguments(request, folder, output))
+        _run_uv(_arguments(request, folder, output), request.requirement)
         return list(tomllib.loads(output.read_text()).get("packages", ()))
 
 
@@ -233,7 +233,7 @@ def _is_folder(link: str) -> bool:
     return "://" not in link or web.local_path(link) is not None
 
 
-def _run_uv(argv: list[str]) -> None:
+def _run_uv(argv: list[str], requirement: str) -> None:
     from uv import find_uv_bin
 
     try:
@@ -241,16 +241,50 @@ def _run_uv(argv: list[str]) -> None:
     except FileNotFoundError as fault:
         message = "`uv` is not installed"
         raise HostError(message, "install it: pip install uv") from fault
+    argv = [program, "--no-config", *argv]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, env=_environment())
+    if done.returncode != 0:
+        raise _fault(done.stderr, requirement)
+
+
+def _environment() -> dict[str, str]:
+    """Return uv's environment, with the certificates that our own requests trust."""
     # What lies in the current folder, or in a shell's settings, must not shape a lock.
     env = {key: value for key, value in os.environ.items() if key not in _SHAPING}
-    argv = [program, "--no-config", *argv]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, env=env)
-    if done.returncode != 0:
-        message = f"wheels: no resolution\n{_reason(done.stderr)}"
-        raise ResolveError(message, "change engine.version, resolve.as_of or resolve.exclude")
+    if trusted := web.certificates():
+        return {**env, "SSL_CERT_FILE": trusted}
+    return {"UV_SYSTEM_CERTS": "1", "UV_NATIVE_TLS": "1", **env}  # the second for older releases
+
+
+def _fault(text: str, requirement: str) -> BuilderError:
+    """Return the error for what uv printed.
+
+    Its text has to be read: a network that fails, a folder that cannot be written and a setting
+    that is refused all end with exit code 2, and uv has no other output that tells them apart.
+    """
+    reason = _reason(text)
+    if re.search(r"initialize cache|client cache|\(os error (?:13|28|30|122)\)", text):
+        message = f"wheels: uv cannot write its cache\n{reason}"
+        return HostError(message, "free space, or set UV_CACHE_DIR to a folder you can write to")
+    if re.search(r"error sending request|Failed to (?:fetch|download)|peer certificate", text):
+        message = f"wheels: a package index cannot be read\n{reason}"
+        hint = "check the network, proxy and certificates (SSL_CERT_FILE, or pip's cert)"
+        return ResolveError(message, f"{hint}, and pip's index-url and find-links")
+    message = f"wheels: no resolution\n{reason}"
+    if f"no version of {requirement}" in text:
+        return ResolveError(message, "change engine.version, or resolve.as_of if it is newer")
+    return ResolveError(message, "change engine.version, resolve.as_of or resolve.exclude")
 
 
 def _reason(text: str) -> str:
     """Return uv's explanation, indented, without what in addresses may be a secret."""
-    lines = [line for line in text.strip().splitlines() if line.strip()]
-    return "\n".join("  " + web.redacted_text(line) for line in lines[-15:])
+    lines = [_without_flags(line) for line in text.strip().splitlines()]
+    told = [line for line in lines if line.strip()]
+    return "\n".join("  " + web.redacted_text(line) for line in told[-15:])
+
+
+def _without_flags(line: str) -> str:
+    """Leave out the sentences of a hint that name flags of uv's, which nobody can give here."""
+    if not line.startswith("hint:"):
+        return line
+    return " ".join(part for part in re.split(r"(?<=[.)]) (?=[A-Z])", line) if "`--" not in part)
