@@ -132,7 +132,7 @@ FORBIDDEN = {
     "url": r"\w+://",
     "absolute path": r"[\"' ]/(home|root|tmp|usr|opt|work|var|etc|srv|mnt|Users)\b",
     "user": r"@[\w.-]+\.\w+[:/]",
-    "mirror": r"(pypi|pythonhosted|debian|huggingface|pytorch)\.(org|co|com)",
+    "mirror": r"(pypi|python[h]osted|debian|huggingface|pytorch)\.(org|co|com)",
 }
 
 
