@@ -107,13 +107,23 @@ def compiled(folders: list[str]) -> Answers:
 
 
 def processes() -> Answers:
-    """List what runs, this program left out."""
+    """List what runs, without this program and the engine's own on its way in."""
     for name in os.listdir("/proc"):  # noqa: PTH208 - as small as it can be
         if name.isdigit() and int(name) != os.getpid():
             try:
-                yield _process(int(name))
+                one = _process(int(name))
             except OSError:
                 continue  # it ended in the meantime
+            if not is_entering(one):
+                yield one
+
+
+def is_entering(one: dict[str, Any]) -> bool:
+    """Tell the engine's process for an exec or a health check, before it becomes the user.
+
+    It comes from outside, so its parent is none of the container's, and it is still `runc init`.
+    """
+    return bool(one["pid"] != 1 and one["parent"] == 0 and one["command"][1:2] == ["init"])
 
 
 def _process(pid: int) -> dict[str, Any]:

@@ -259,3 +259,18 @@ def test_inside_lists_processes_but_itself() -> None:
     listed = {one["pid"]: one for one in inside.processes()}
     assert os.getpid() not in listed
     assert os.getppid() in listed
+
+
+@pytest.mark.parametrize(
+    ("one", "expected"),
+    [
+        ({"pid": 70, "parent": 0, "command": ["runc", "init", ""]}, True),
+        ({"pid": 70, "parent": 0, "command": ["/usr/bin/python3", "-I", ""]}, False),
+        ({"pid": 70, "parent": 9, "command": ["runc", "init", ""]}, False),
+        ({"pid": 1, "parent": 0, "command": ["runc", "init", ""]}, False),
+        ({"pid": 70, "parent": 0, "command": [""]}, False),
+    ],
+    ids=["on its way in", "arrived", "made inside", "process 1", "no command"],
+)
+def test_only_the_engines_own_process_is_not_counted(one: dict[str, Any], expected: bool) -> None:
+    assert inside.is_entering(one) is expected
