@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, BinaryIO, NewType
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
 Digest = NewType("Digest", str)
 
@@ -49,3 +50,9 @@ def of_chunks(chunks: Iterable[bytes]) -> Digest:
 def of_file(file: BinaryIO) -> Digest:
     """Return the digest of what is left to read in `file`."""
     return of_chunks(iter(lambda: file.read(_BLOCK), b""))
+
+
+def sha256_of(path: Path) -> str:
+    """Return the 64 hex digits of a file's content, as locks hold them."""
+    with path.open("rb") as file:
+        return hex_of(of_file(file))

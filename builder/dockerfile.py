@@ -6,7 +6,6 @@ in which every decision has been taken.  The same lock and the same places give 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shlex
@@ -171,7 +170,7 @@ def _view(family: str, lock: Lock, recipe: Recipe, contexts: Contexts) -> View:
     variables = dict(entry.split("=", 1) for entry in config["Env"])
     return View(
         template=family,
-        lock="sha256:" + hashlib.sha256(locks.dumps(lock).encode()).hexdigest(),
+        lock=locks.digest_of(lock),
         command=_one_line(shlex.join(command(recipe, contexts))),
         prefix=PREFIX,
         wheels=tuple(_wheel_step(part) for part in recipe.parts if isinstance(part, WheelsPart)),

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from builder import catalogue, console, files
-from builder.digest import hex_of, of_file
+from builder.digest import sha256_of
 from builder.errors import ResolveError
 from builder.sources import debian, models, wheels
 from builder.sources.downloads import Downloads, Wanted
@@ -55,16 +55,11 @@ def verify(lock: Lock, downloads: Downloads) -> None:
         console.progress("verify", sum(item.size for item in here)) as bar,
         ThreadPoolExecutor(_PARALLEL) as workers,
     ):
-        for item, path, actual in zip(here, paths, workers.map(_digest, paths), strict=True):
+        for item, path, actual in zip(here, paths, workers.map(sha256_of, paths), strict=True):
             bar.advance(item.size)
             if actual != item.sha256:
                 console.warn(f"{item.label}: the cached file is damaged, fetching it again")
                 path.unlink(missing_ok=True)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hex_of(of_file(file))
 
 
 def missing(lock: Lock, downloads: Downloads) -> tuple[Wanted, ...]:

@@ -18,7 +18,7 @@ from builder import console, files
 from builder.assemble.base import write_base
 from builder.assemble.collisions import collide
 from builder.assemble.venv import WheelFile, write_prefix, write_wheels
-from builder.digest import Digest, from_hex, hex_of, of_file, parse
+from builder.digest import Digest, from_hex, parse, sha256_of
 from builder.errors import IntegrityError
 from builder.lock import PACKER_VERSION, ModelFile, Wheel
 from builder.oci.layer import Compression, Layer, WeightFile, frame, weight_layer
@@ -194,8 +194,7 @@ def _pins(part: Part) -> Sequence[DebianPackage | Wheel | ModelFile]:
 def _verified(places: Places, sha256: str, label: str) -> Path:
     """Return the file of a pin, having read it and found its digest right."""
     path = places[sha256]
-    with path.open("rb") as file:
-        actual = hex_of(of_file(file))
+    actual = sha256_of(path)
     if actual != sha256:
         raise _wrong(path, label, sha256, actual)
     return path

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from builder.digest import hex_of, of_file
+from builder.digest import sha256_of
 from builder.errors import HostError, IntegrityError
 from builder.recipe import WeightsPart
 
@@ -79,8 +79,7 @@ def verify(inputs: Inputs) -> None:
         return
     for weight in _weights(inputs):
         path = inputs.places[weight.sha256]
-        with path.open("rb") as file:
-            actual = hex_of(of_file(file))
+        actual = sha256_of(path)
         if actual != weight.sha256:
             message = f"{path}: expected sha256:{weight.sha256}, got sha256:{actual}"
             raise IntegrityError(message, "restore it, or run builder lock with the stack")

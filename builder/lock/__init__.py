@@ -16,7 +16,7 @@ from builder.lock.schema import (
     Suite,
     Wheel,
 )
-from builder.lock.text import dumps, loads, path_for, read, write
+from builder.lock.text import digest_of, dumps, loads, path_for, read, write
 
 __all__ = [
     "LOCK_VERSION",
@@ -34,6 +34,7 @@ __all__ = [
     "Suite",
     "Wheel",
     "changes",
+    "digest_of",
     "drift",
     "dumps",
     "loads",

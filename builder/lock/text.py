@@ -18,6 +18,7 @@ from packaging.version import Version
 from pydantic import ValidationError
 
 from builder import files
+from builder.digest import of_bytes
 from builder.errors import IntegrityError, StaleLockError, UsageError
 from builder.lock.schema import LOCK_VERSION, Lock, Wheel, wheel_fault
 
@@ -172,6 +173,11 @@ def dumps(lock: Lock) -> str:
     text = tomlkit.dumps(document)
     digest = hashlib.sha256(text.encode()).hexdigest()
     return text.replace(_NO_DIGEST, digest, 1)
+
+
+def digest_of(lock: Lock) -> str:
+    """Return the digest of a lock's text, by which images and Dockerfiles name it."""
+    return of_bytes(dumps(lock).encode())
 
 
 def _package(wheel: Wheel) -> Table:

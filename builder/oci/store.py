@@ -11,7 +11,6 @@ second finds the work done, or does the same work with the same result.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 from dataclasses import replace
@@ -19,7 +18,7 @@ from threading import Event
 from typing import TYPE_CHECKING, BinaryIO
 
 from builder import files
-from builder.digest import Digest, hex_of, parse
+from builder.digest import Digest, hex_of, of_bytes, parse
 from builder.oci.layer import Compression, Layer, LayerSink
 from builder.oci.tar import TarWriter
 
@@ -47,7 +46,7 @@ class Store:
 
     def put(self, data: bytes) -> Digest:
         """Store a small blob and return its digest."""
-        digest = parse("sha256:" + hashlib.sha256(data).hexdigest())
+        digest = of_bytes(data)
         path = self.blob_path(digest)
         if not path.exists():
             files.write_atomic(path, data, 0o444)

@@ -200,7 +200,7 @@ def _labels(lock: Lock) -> dict[str, str]:
         "builder.stack": lock.name,
         "builder.engine": f"{lock.engine.distribution} {lock.stack['engine']['version']}",
         "builder.model": models,
-        "builder.lock": "sha256:" + hashlib.sha256(locks.dumps(lock).encode()).hexdigest(),
+        "builder.lock": locks.digest_of(lock),
     }
     if lock.gpu:
         labels["builder.driver-floor"] = lock.gpu.driver

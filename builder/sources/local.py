@@ -51,8 +51,7 @@ def pin(asked: Asked, folder: Path, keep: Model | None = None) -> Model:
 
 def check(path: Path, expected: ModelFile) -> None:
     """Check a file's content against the lock."""
-    with path.open("rb") as file:
-        actual = digest.hex_of(digest.of_file(file))
+    actual = digest.sha256_of(path)
     if actual != expected.sha256:
         message = f"{path}: expected sha256:{expected.sha256}, got sha256:{actual}"
         raise IntegrityError(message, "restore the file, or run builder lock with the stack")
