@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
@@ -99,15 +100,20 @@ class _Lines:
     def __init__(self, title: str, total: int) -> None:
         self._title, self._total, self._done = title, total, 0
         self._begin = self._shown = time.monotonic()
+        self._lock = threading.Lock()
 
     def advance(self, count: int) -> None:
-        self._done += count
-        now = time.monotonic()
-        if now - self._shown < _PLAIN_INTERVAL:
-            return
-        self._shown = now
-        left = (now - self._begin) * (self._total - self._done) / max(self._done, 1)
+        with self._lock:  # several files advance one step
+            self._done += count
+            now = time.monotonic()
+            if now - self._shown < _PLAIN_INTERVAL:
+                return
+            self._shown = now
         amount = f"{human_bytes(self._done)} of {human_bytes(self._total)}"
+        if self._done <= 0:
+            note(f"{self._title}: {amount}")
+            return
+        left = (now - self._begin) * (self._total - self._done) / self._done
         note(f"{self._title}: {amount}, {human_seconds(max(left, 0.0))} left")
 
 

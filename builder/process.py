@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from typing import TYPE_CHECKING
@@ -36,3 +37,8 @@ def run(
     if done.returncode != 0:
         raise ToolError(argv, done.returncode, done.stderr or done.stdout)
     return done.stdout
+
+
+def cpus() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0))

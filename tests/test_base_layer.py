@@ -1,18 +1,14 @@
 """Debian packages become one layer: an operating system that no script has prepared."""
 
 import functools
-import gzip
-import hashlib
 import io
-import lzma
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
-import zstandard
 
 from builder.assemble import elf, ldcache
 from builder.assemble.base import write_base
@@ -20,79 +16,17 @@ from builder.assemble.tree import is_dropped
 from builder.errors import IntegrityError
 from builder.lock.schema import DebianPackage
 from builder.oci.tar import TarWriter
+from tests import deb_maker
+from tests.deb_maker import Content, Member, ar, executable, packed, special
 
 OS_RELEASE = ("usr/lib/os-release", "VERSION_CODENAME=bookworm\n")
-Content = str | bytes | tarfile.TarInfo
 Deb = tuple[DebianPackage, Path]
-
-
-def special(kind: bytes, target: str = "", mode: int = 0o777) -> tarfile.TarInfo:
-    info = tarfile.TarInfo()
-    info.type, info.linkname, info.mode = kind, target, mode
-    return info
-
-
-def executable(content: bytes, mode: int) -> tuple[tarfile.TarInfo, bytes]:
-    info = special(tarfile.REGTYPE, mode=mode)
-    info.size = len(content)
-    return info, content
-
-
-def packed(files: dict[str, Content | tuple[tarfile.TarInfo, bytes]]) -> bytes:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as tar:
-        for path, content in files.items():
-            if isinstance(content, str | bytes):
-                data = content.encode() if isinstance(content, str) else content
-                info, data = executable(data, 0o644)
-            elif isinstance(content, tuple):
-                info, data = content
-            else:
-                info, data = content, b""
-            info.name = f"./{path}"
-            tar.addfile(info, io.BytesIO(data))
-    return out.getvalue()
-
-
-def ar(members: dict[str, bytes]) -> bytes:
-    out = b"!<arch>\n"
-    for name, content in members.items():
-        out += f"{name:<16}{0:<12}{0:<6}{0:<6}{'100644':<8}{len(content):<10}`\n".encode()
-        out += content + b"\n" * (len(content) % 2)
-    return out
-
-
-COMPRESS: dict[str, Callable[[bytes], bytes]] = {
-    "": bytes,
-    ".gz": gzip.compress,
-    ".xz": lzma.compress,
-    ".zst": zstandard.ZstdCompressor().compress,
-}
 
 
 @pytest.fixture
 def make(tmp_path: Path) -> Callable[..., Deb]:
-    def deb(
-        name: str, files: dict[str, Content | tuple[tarfile.TarInfo, bytes]], ending: str = ".xz"
-    ) -> Deb:
-        control = f"Package: {name}\nVersion: 1:1.0\nArchitecture: amd64\n"
-        members = {
-            "debian-binary": b"2.0\n",
-            "control.tar.gz": COMPRESS[".gz"](packed({"control": control})),
-            f"data.tar{ending}": COMPRESS[ending](packed(files)),
-        }
-        path = tmp_path / f"{name}.deb"
-        path.write_bytes(ar(members))
-        data = path.read_bytes()
-        pin = DebianPackage(
-            name=name,
-            version="1:1.0",
-            architecture="amd64",
-            path=f"pool/{name}.deb",
-            size=len(data),
-            sha256=hashlib.sha256(data).hexdigest(),
-        )
-        return pin, path
+    def deb(name: str, files: Mapping[str, Member], ending: str = ".xz") -> Deb:
+        return deb_maker.write(tmp_path, name, files, ending)
 
     return deb
 

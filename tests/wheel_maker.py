@@ -52,7 +52,7 @@ def archive(
             opened.writestr(item, content)
             rows += recorded(name, content)
         if record:
-            opened.writestr(record, f"{rows}{record},,\n")
+            opened.writestr(zipfile.ZipInfo(record), f"{rows}{record},,\n")
     return out.getvalue()
 
 
