@@ -14,7 +14,8 @@ import pytest
 ROWS: tuple[tuple[str, ...], ...] = (
     ("errors", "units"),
     ("console", "process", "files"),
-    ("reference", "digest"),
+    ("digest",),
+    ("reference",),
     ("catalogue",),
     ("stack",),
     ("lock",),

@@ -1,4 +1,4 @@
-"""Facts as data: engines, GPUs and Debian releases, with the types they are read into.
+"""Facts as data: engines, GPUs, Debian releases and registries, with the types they are read into.
 
 The tables lie beside this file as TOML and name their sources.  A name that the tables do not
 hold is a `StackError` with the nearest names that they do.
@@ -7,7 +7,7 @@ hold is a `StackError` with the nearest names that they do.
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,12 +22,14 @@ __all__ = [
     "Debian",
     "Engine",
     "Gpu",
+    "Registry",
     "cuda_driver",
     "debian",
     "engine",
     "engines",
     "gpu",
     "gpus",
+    "registries",
     "similar_gpus",
 ]
 
@@ -95,6 +97,25 @@ class Gpu:
     source: str
 
 
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """A kind of registry and its limits; None where none is known."""
+
+    name: str
+    title: str
+    hosts: tuple[str, ...]
+    """Patterns."""
+    layer_bytes: int | None = None
+    upload_seconds: int | None = None
+    chunks: bool = True
+    """Whether a blob may come in several requests."""
+    manifest_bytes: int = 4 * MIB
+    sources: dict[str, str] = field(default_factory=dict)
+    """Who says so, by figure."""
+    unverified: tuple[str, ...] = ()
+    """Figures that the registry's own documents do not state."""
+
+
 def engine(name: str) -> Engine:
     """Return the engine of that name."""
     return _pick("engine", engines(), name)
@@ -129,6 +150,12 @@ def engines() -> dict[str, Engine]:
 def gpus() -> dict[str, Gpu]:
     """Return every GPU by name."""
     return {name: _gpu(name, row) for name, row in _table("gpus").items()}
+
+
+@lru_cache
+def registries() -> dict[str, Registry]:
+    """Return every kind of registry by name; `other` stands for those that are not known."""
+    return {name: Registry(name=name, **_frozen(row)) for name, row in _table("registries").items()}
 
 
 def similar_gpus(text: str) -> tuple[str, ...]:
