@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from builder import catalogue, files
 from builder import lock as locks
 from builder.errors import StackError, UsageError
-from builder.oci.layer import weight_path
+from builder.oci.weights import weight_path
 from builder.recipe import PREFIX, WeightsPart, WheelsPart
 
 if TYPE_CHECKING:

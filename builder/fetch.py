@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING
 from builder import catalogue, console, files
 from builder.digest import sha256_of
 from builder.errors import ResolveError
-from builder.sources import debian, models, wheels
+from builder.sources import debian, hub, models, wheels
 from builder.sources.downloads import Downloads, Wanted
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
     from pathlib import Path
 
-    from builder.lock import DebianPackage, Lock, Wheel
+    from builder.lock import DebianPackage, Lock, ModelFile, Wheel
+    from builder.oci.layer import Stream
 
 _PARALLEL = 4
 """Files read at the same time; hashing releases the interpreter."""
@@ -40,11 +41,49 @@ def fetch(
     places = {item.sha256: downloads.path(item.sha256) for item in wanted}
     for model in lock.models:
         chosen = [file for file in model.files if only is None or file.sha256 in only]
-        path = lock.stack.get("model", {}).get("path")
         narrowed = model.model_copy(update={"files": tuple(chosen)})
-        found = models.fetch(narrowed, path, folder, downloads)
+        found = models.fetch(narrowed, _model_path(lock), folder, downloads)
         places |= {file.sha256: found[file.path] for file in chosen}
     return places
+
+
+def model_places(lock: Lock, folder: Path, downloads: Downloads) -> dict[str, Path]:
+    """Return where each model file lies, or would lie, by sha256; `folder` is the stack's."""
+    found: dict[str, Path] = {}
+    for model in lock.models:
+        paths = models.places(model, _model_path(lock), folder, downloads)
+        found |= {file.sha256: paths[file.path] for file in model.files}
+    return found
+
+
+def streams(lock: Lock, downloads: Downloads) -> dict[str, Stream]:
+    """Return the files of hub models that are not on this machine, by sha256, to be read there."""
+    return {
+        file.sha256: hub.stream(model, file)
+        for model in lock.models
+        if _model_path(lock) is None
+        for file in model.files
+        if not downloads.has(hub.wanted(model, file))
+    }
+
+
+def absent_weights(
+    lock: Lock, only: Collection[str], downloads: Downloads
+) -> tuple[ModelFile, ...]:
+    """Return the weights of hub models, among those named by sha256, that must be downloaded."""
+    if _model_path(lock) is not None:
+        return ()
+    return tuple(
+        file
+        for model in lock.models
+        for file in model.files
+        if file.sha256 in only and not downloads.has(hub.wanted(model, file))
+    )
+
+
+def _model_path(lock: Lock) -> str | None:
+    path = lock.stack.get("model", {}).get("path")
+    return None if path is None else str(path)
 
 
 def verify(lock: Lock, downloads: Downloads) -> None:

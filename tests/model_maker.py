@@ -1,7 +1,11 @@
 """Make safetensors files and models for tests."""
 
 import json
+import math
+import shutil
 import struct
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 CONFIG = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 8}
@@ -43,3 +47,71 @@ def model(**config: Any) -> dict[str, bytes]:
         "tokenizer.json": b"{}",
         "model.safetensors": weights("a", "b"),
     }
+
+
+TINY_LLAMA = Path(__file__).parents[1] / "stacks" / "models" / "tiny-llama"
+HIDDEN, INTERMEDIATE, HEAD_SIZE, KV_HEADS = 2048, 4352, 128, 2
+"""One projection of the feed-forward network is 17 MiB: more than what shares layers."""
+
+
+def sharded_llama(folder: Path, layers: int) -> int:
+    """Write a Llama of zeros with four shards of over 16 MiB a layer; return how many shards.
+
+    Data are holes, so the files take no disk; they differ by the names of their tensors.
+    """
+    shards = list(_shards(layers))
+    names = [f"model-{n:05}-of-{len(shards):05}.safetensors" for n in range(1, len(shards) + 1)]
+    folder.mkdir(parents=True)
+    for name, shapes in zip(names, shards, strict=True):
+        _write_zeros(folder / name, shapes)
+    weight_map = {
+        tensor: name for name, shapes in zip(names, shards, strict=True) for tensor in shapes
+    }
+    (folder / "model.safetensors.index.json").write_bytes(index(weight_map))
+    for name in ("generation_config.json", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(TINY_LLAMA / name, folder)
+    config = json.loads((TINY_LLAMA / "config.json").read_bytes()) | {
+        "head_dim": HEAD_SIZE,
+        "hidden_size": HIDDEN,
+        "intermediate_size": INTERMEDIATE,
+        "num_attention_heads": HIDDEN // HEAD_SIZE,
+        "num_hidden_layers": layers,
+        "num_key_value_heads": KV_HEADS,
+    }
+    (folder / "config.json").write_text(json.dumps(config, indent=2), "utf-8")
+    return len(shards)
+
+
+def _shards(layers: int) -> Iterator[dict[str, list[int]]]:
+    """Yield the tensors of every shard, with their shapes."""
+    vocabulary, keys = 512, KV_HEADS * HEAD_SIZE
+    yield {
+        "lm_head.weight": [vocabulary, HIDDEN],
+        "model.embed_tokens.weight": [vocabulary, HIDDEN],
+        "model.norm.weight": [HIDDEN],
+    }
+    for number in range(layers):
+        prefix = f"model.layers.{number}"
+        yield {
+            f"{prefix}.input_layernorm.weight": [HIDDEN],
+            f"{prefix}.post_attention_layernorm.weight": [HIDDEN],
+            f"{prefix}.self_attn.k_proj.weight": [keys, HIDDEN],
+            f"{prefix}.self_attn.o_proj.weight": [HIDDEN, HIDDEN],
+            f"{prefix}.self_attn.q_proj.weight": [HIDDEN, HIDDEN],
+            f"{prefix}.self_attn.v_proj.weight": [keys, HIDDEN],
+        }
+        yield {f"{prefix}.mlp.down_proj.weight": [HIDDEN, INTERMEDIATE]}
+        yield {f"{prefix}.mlp.gate_proj.weight": [INTERMEDIATE, HIDDEN]}
+        yield {f"{prefix}.mlp.up_proj.weight": [INTERMEDIATE, HIDDEN]}
+
+
+def _write_zeros(path: Path, shapes: dict[str, list[int]]) -> None:
+    tensors: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, shape in shapes.items():
+        begin, end = end, end + 2 * math.prod(shape)
+        tensors[name] = tensor(begin, end, shape, "BF16")
+    header = with_header(json.dumps(tensors).encode(), b"")
+    with path.open("wb") as file:
+        file.write(header)
+        file.truncate(len(header) + end)

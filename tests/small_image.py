@@ -13,9 +13,10 @@ import pytest
 
 from builder.digest import of_bytes
 from builder.oci.image import Image, make_image
-from builder.oci.layer import Layer, WeightFile, weigh, weight_layer
+from builder.oci.layer import Layer
 from builder.oci.store import Store
 from builder.oci.tar import TarWriter
+from builder.oci.weights import WeightFile, weigh, weight_layer
 
 PROGRAMS = ("sh", "sleep", "cat")
 CONFIG: Mapping[str, Any] = {
@@ -55,8 +56,8 @@ def raw_layer(cache: Path, *members: tarfile.TarInfo) -> Layer:
 def weights(path: Path, content: bytes) -> Layer:
     path.write_bytes(content)
     sha256 = of_bytes(content).removeprefix("sha256:")
-    digest = weigh(path, sha256, lambda _: None).layer
-    return weight_layer([WeightFile(path, sha256, len(content))], digest, "weights")
+    files = [WeightFile(path, sha256, len(content))]
+    return weight_layer(files, weigh(files, lambda _: None), "weights")
 
 
 def shell(cache: Path) -> Layer:

@@ -92,7 +92,8 @@ def test_a_layer_of_many_weights_takes_them_under_their_names() -> None:
 
 
 def weights(count: int) -> tuple[ModelFile, ...]:
-    return tuple(make.model_file(f"model-{number:05}.safetensors") for number in range(count))
+    names = (f"model-{number:05}.safetensors" for number in range(count))
+    return tuple(make.model_file(name, 17 << 20) for name in names)
 
 
 def test_every_wheel_is_required_with_its_hash() -> None:

@@ -11,18 +11,24 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from builder.errors import HostError, IntegrityError, ResolveError
 from builder.sources import web
-from builder.sources.downloads import Downloads, Wanted
+from builder.sources.downloads import Downloads, Framing, Wanted
 from tests.file_server import Site, serving
 
 CONTENT = os.urandom(700_000)
 OTHER = os.urandom(700_000)
-AGAIN = "run the command again: it goes on where this one stopped"
+AGAIN = (
+    "check the network, then run the command again\n"
+    "what has arrived is kept: the next run goes on from there"
+)
 CHECK = "the place has other bytes than were locked: check it before locking again"
 
 
@@ -189,6 +195,98 @@ def test_a_partial_file_beyond_the_end_of_a_place_is_begun_anew(
         downloads.fetch([wanted(site.url + "/short")])
     assert site.spans() == ["bytes=5000-", None]
     assert partial(downloads).read_bytes() == b"x" * 100
+
+
+def test_a_file_that_was_whole_before_it_got_its_name_is_not_fetched(
+    site: Site, downloads: Downloads
+) -> None:
+    left(downloads, CONTENT)
+    downloads.fetch([wanted(site.url + "/file")])
+    assert names(downloads) == [sha256(CONTENT)]
+    assert not site.requests
+
+
+def test_a_failure_says_that_what_has_arrived_is_kept(site: Site, downloads: Downloads) -> None:
+    left(downloads, CONTENT[:1000])
+    site.status["/closed"] = 403
+    with pytest.raises(web.RefusedError) as caught:
+        downloads.fetch([wanted(site.url + "/closed")])
+    assert caught.value.hint.splitlines() == [
+        "check the credentials in your settings",
+        "what has arrived is kept: the next run goes on from there",
+    ]
+
+
+# --- the digest of what a file is the middle of ---------------------------------------------------
+
+BEFORE, AFTER = b"header" * 100, b"padding"
+WHOLE = "sha256:" + sha256(BEFORE + CONTENT + AFTER)
+
+
+def framed(found: list[str], *urls: str) -> Wanted:
+    return replace(wanted(*urls), framed=Framing(BEFORE, AFTER, found.append))
+
+
+STARTS = {
+    "nothing": b"",
+    "part": CONTENT[:300_000],
+    "whole": CONTENT,
+    "wrong part": OTHER[:300_000],
+    "wrong whole": OTHER,
+    "longer": CONTENT + b"more",
+}
+
+
+@pytest.mark.parametrize("name", STARTS)
+@pytest.mark.parametrize("ranges", [True, False])
+def test_the_digest_of_a_frame_comes_with_the_file(
+    site: Site, downloads: Downloads, name: str, ranges: bool
+) -> None:
+    left(downloads, STARTS[name])
+    site.cuts["/file"] = [350_000]
+    site.ranges = ranges
+    found: list[str] = []
+    downloads.fetch([framed(found, site.url + "/file")])
+    assert found == [WHOLE]
+    assert downloads.path(sha256(CONTENT)).read_bytes() == CONTENT
+
+
+def test_the_digest_of_a_frame_is_never_that_of_other_bytes(
+    site: Site, downloads: Downloads
+) -> None:
+    site.pages["/wrong"] = OTHER
+    found: list[str] = []
+    with pytest.raises(IntegrityError):
+        downloads.fetch([framed(found, site.url + "/wrong")])
+    assert not found
+    downloads.fetch([framed(found, site.url + "/wrong", site.url + "/file")])
+    assert found == [WHOLE]
+
+
+def test_a_file_that_was_here_before_is_not_read_for_its_frame(
+    site: Site, downloads: Downloads
+) -> None:
+    downloads.fetch([wanted(site.url + "/file")])
+    found: list[str] = []
+    downloads.fetch([framed(found, site.url + "/file")])
+    assert not found
+
+
+def test_progress_ends_at_the_size_of_the_file_whatever_happened(
+    site: Site, downloads: Downloads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left(downloads, OTHER[:300_000])
+    site.cuts["/file"] = [100_000]
+    counts: list[int] = []
+    bar = SimpleNamespace(advance=counts.append)
+    monkeypatch.setattr("builder.console.progress", lambda *_: nullcontext(bar))
+    downloads.fetch([wanted(site.url + "/file")])
+    assert counts[0] == 300_000
+    assert min(counts) == -len(CONTENT)
+    assert sum(counts) == len(CONTENT)
+
+
+# --- places ---------------------------------------------------------------------------------------
 
 
 def test_a_place_that_has_it_not_is_passed_over(site: Site, downloads: Downloads) -> None:

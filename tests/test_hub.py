@@ -3,13 +3,17 @@
 import datetime
 import hashlib
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from builder.digest import of_bytes
 from builder.errors import IntegrityError, ResolveError, StackError
-from builder.lock import Model
+from builder.lock import PACKER_VERSION, Model
+from builder.oci.memo import WeightMemo
+from builder.oci.weights import WeightFile, weigh
 from builder.sources import hub, hub_api, models, web
 from builder.sources.downloads import Downloads
 from builder.stack.model import Files
@@ -93,6 +97,39 @@ def test_fetch_brings_every_file(remote: Hub, downloads: Downloads) -> None:
     assert {path: file.read_bytes() for path, file in paths.items()} == model()
 
 
+def test_the_layer_of_weights_is_known_once_they_are_here(
+    remote: Hub, downloads: Downloads, tmp_path: Path
+) -> None:
+    pinned = hub.pin(ASKED, downloads)
+    (weights,) = [file for file in pinned.files if file.path == "model.safetensors"]
+    content = [(weights.sha256, weights.size)]
+    memo = WeightMemo(tmp_path / "cache", PACKER_VERSION)
+    assert memo.recall(content) is None
+    path = hub.fetch(pinned, downloads)[weights.path]
+    expected = weigh([WeightFile(path, weights.sha256, weights.size)], lambda _: None)
+    assert memo.recall(content) == expected
+    again = models.pin(ASKED, Path(), downloads, pinned)
+    assert [file.layer for file in again.files if file.layer] == [expected]
+    (record,) = (tmp_path / "cache" / "weights").iterdir()
+    assert record.suffix == ".json"
+
+
+def test_a_layer_that_the_lock_names_is_not_computed_again(
+    remote: Hub, downloads: Downloads, tmp_path: Path
+) -> None:
+    hub.fetch(with_layer(hub.pin(ASKED, downloads)), downloads)
+    assert not (tmp_path / "cache" / "weights").exists()
+
+
+def test_files_that_share_a_layer_are_left_to_the_build(
+    remote: Hub, downloads: Downloads, tmp_path: Path
+) -> None:
+    two = {f"{n}.safetensors": safetensors({n: tensor(0, 16)}, 16) for n in "ab"}
+    remote.commit(two | {"config.json": model()["config.json"]})
+    hub.fetch(hub.pin(ASKED, downloads), downloads)
+    assert not (tmp_path / "cache" / "weights").exists()
+
+
 # --- what is kept -------------------------------------------------------------------------------
 
 
@@ -106,12 +143,18 @@ def test_a_moved_branch_moves_no_lock(remote: Hub, downloads: Downloads) -> None
     assert models.pin(ASKED, Path(), downloads, None).commit == remote.branches["main"]
 
 
+def with_layer(pinned: Model) -> Model:
+    """A lock that knows the layer of the weights."""
+    layers = {"model.safetensors": of_bytes(b"layer")}
+    files = [file.model_copy(update={"layer": layers.get(file.path)}) for file in pinned.files]
+    return pinned.model_copy(update={"files": tuple(files)})
+
+
 def test_another_choice_of_files_keeps_the_commit_and_layers(
     remote: Hub, downloads: Downloads
 ) -> None:
     kept = hub.pin(ASKED, downloads)
-    layers = [file.model_copy(update={"layer": f"sha256:{file.sha256}"}) for file in kept.files]
-    kept = kept.model_copy(update={"files": tuple(layers)})
+    kept = with_layer(kept)
     remote.commit(model(model_type="other"))
     fewer = Asked(repo=REPO, files=Files(exclude=("tokenizer.json",)))
     pinned = models.pin(fewer, Path(), downloads, kept, ASKED)
@@ -276,11 +319,71 @@ def test_a_broken_download_goes_on_where_it_broke(remote: Hub, downloads: Downlo
     data = safetensors({"a": tensor(0, 600_000)}, 600_000)
     remote.commit(model() | {"model.safetensors": data})
     pinned = hub.pin(ASKED, downloads)
-    remote.cut["model.safetensors"] = 300_000
+    remote.cuts["model.safetensors"] = [300_000]
     remote.requests.clear()
     paths = hub.fetch(pinned, downloads)
     assert paths["model.safetensors"].read_bytes() == data
     assert {r.span for r in remote.requests if r.span} == {"bytes=300000-"}
+
+
+def test_a_token_that_expires_in_the_middle_is_explained_and_nothing_is_lost(
+    remote: Hub, downloads: Downloads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = safetensors({"a": tensor(0, 600_000)}, 600_000)
+    remote.commit(model() | {"model.safetensors": data})
+    remote.gated = TOKEN
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    pinned = hub.pin(ASKED, downloads)
+    remote.gates["model.safetensors"] = 300_000
+    remote.cuts["model.safetensors"] = [300_000]
+    interrupt = threading.Thread(target=expire, args=(remote,))
+    interrupt.start()
+    with pytest.raises(ResolveError) as caught:
+        hub.fetch(pinned, downloads)
+    interrupt.join()
+    assert caught.value.message == "acme/tiny: the hub refused access (401)"
+    assert caught.value.hint.splitlines() == [
+        "set HF_TOKEN to a valid token that may read it, or unset it",
+        "what has arrived is kept: the next run goes on from there",
+    ]
+    remote.revoked.clear()
+    remote.gates.clear()
+    remote.requests.clear()
+    assert hub.fetch(pinned, downloads)["model.safetensors"].read_bytes() == data
+    assert {request.span for request in remote.requests} == {"bytes=300000-"}
+
+
+def expire(remote: Hub) -> None:
+    """Let the token expire while the weights are on their way."""
+    assert remote.stalled.wait(10)
+    remote.revoked.add(TOKEN)
+    remote.opened.set()
+
+
+def test_a_busy_host_of_files_is_waited_for_and_the_person_is_told(
+    remote: Hub,
+    downloads: Downloads,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pinned = hub.pin(ASKED, downloads)
+    naps: list[float] = []
+    monkeypatch.setattr("builder.sources.patience.time.sleep", naps.append)
+    remote.busy_files = [{"retry-after": "120"}]
+    hub.fetch(pinned, downloads)
+    assert naps == [120.0]
+    url = f"{remote.endpoint}/acme/tiny/resolve/{pinned.commit}"
+    said = [line for line in capsys.readouterr().err.splitlines() if "busy" in line]
+    assert said == [f"{url}/model.safetensors: busy, next attempt in 2 min 0 s"]
+
+
+def test_a_host_of_files_that_asks_for_hours_is_an_error(remote: Hub, downloads: Downloads) -> None:
+    pinned = hub.pin(ASKED, downloads)
+    remote.busy_files = [{"retry-after": "7200"}] * 9
+    with pytest.raises(ResolveError) as caught:
+        hub.fetch(pinned, downloads)
+    assert caught.value.message.endswith(": answered 429 and asks to wait 2 h 0 min")
+    assert caught.value.hint == "run the command again later"
 
 
 def test_a_file_that_is_gone(remote: Hub, downloads: Downloads) -> None:

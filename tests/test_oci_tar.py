@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from builder.oci import tar
-from builder.oci.layer import weight_path
 from builder.oci.tar import TarWriter
+from builder.oci.weights import weight_path
 
 LONG = "folder/" * 20 + "name"
 UMLAUT = "weights/Größe-模型.bin"
@@ -152,8 +152,19 @@ def test_aligned_data_starts_at_4096(path: str, size: int) -> None:
     assert (member.name, member.size, member.offset_data) == (path, size, 4096)
 
 
+@pytest.mark.parametrize("offset", [512, 3584, 4096, 4608, 7 * 512])
+@pytest.mark.parametrize("path", ["a", "p" * 250])
+def test_aligned_data_starts_on_a_page_wherever_the_entry_begins(path: str, offset: int) -> None:
+    header = tar.aligned_header(path, HUGE, offset)
+    assert (offset + len(header)) % tar.ALIGNMENT == 0
+    with tarfile.open(fileobj=io.BytesIO(header)) as opened:
+        member = opened.next()
+    assert member is not None
+    assert (member.name, member.size, member.offset_data) == (path, HUGE, len(header))
+
+
 def test_gnu_tar_reads_an_aligned_entry(tmp_path: Path) -> None:
-    data = archive(lambda w: w.aligned_file("blob", 5, [b"hello"]))
+    data = tar.aligned_header("blob", 5) + b"hello" + tar.padding(5) + tar.END
     subprocess.run(["tar", "-x", "-C", tmp_path, "-f", "-"], input=data, check=True)
     assert (tmp_path / "blob").read_bytes() == b"hello"
     assert data[4096:4101] == b"hello"

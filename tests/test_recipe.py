@@ -9,7 +9,7 @@ import pytest
 
 from builder import lock as locks
 from builder.digest import of_bytes
-from builder.lock import Lock
+from builder.lock import Lock, Model
 from builder.recipe import (
     BasePart,
     LauncherPart,
@@ -21,6 +21,7 @@ from builder.recipe import (
     recipe,
 )
 from builder.recipe import config as configs
+from builder.units import MIB
 from tests.lock_maker import H100, MAY, lock, model, model_file, stack_values, wheel
 
 MB = 10**6
@@ -104,25 +105,67 @@ def test_an_engine_version_moves_no_weights() -> None:
     assert one == other
 
 
-def weights(count: int) -> Lock:
-    files = [model_file(f"model-{n:05}-of-{count:05}.safetensors") for n in range(count)]
-    return lock(models=(model(*files),))
+def weight_parts(made: Lock) -> list[WeightsPart]:
+    return [part for part in recipe(made).parts if isinstance(part, WeightsPart)]
 
 
-@pytest.mark.parametrize(
-    ("count", "layers", "largest"),
-    [(1, 1, 1), (115, 115, 1), (116, 58, 2), (163, 82, 2), (999, 111, 9)],
-)
-def test_weights_are_packed_into_the_layers_there_may_be(
-    count: int, layers: int, largest: int
-) -> None:
-    made = weights(count)
-    parts = [part for part in recipe(made).parts if isinstance(part, WeightsPart)]
+def wheel_parts(made: Lock) -> list[WheelsPart]:
+    return [part for part in recipe(made).parts if isinstance(part, WheelsPart)]
+
+
+def sharded(count: int) -> Model:
+    shards = (model_file(f"{n:05}.safetensors", size=17 * MIB) for n in range(count))
+    return model(model_file("config.json"), *shards)
+
+
+@pytest.mark.parametrize("big", [0, 1, 20, 34, 35, 90])
+def test_the_number_of_wheels_moves_no_weight(big: int) -> None:
+    wheels = tuple(wheel(f"big-{n}", size=32 * MB + n) for n in range(big))
+    made = lock(wheels=(*wheels, wheel("small")), models=(sharded(163),))
+    assert weight_parts(made) == weight_parts(lock(models=(sharded(163),)))
+    assert len(weight_parts(made)) == 82
     assert len(recipe(made).parts) <= 120
-    assert (len(parts), max(len(part.files) for part in parts)) == (layers, largest)
-    packed = [file for part in parts for file in part.files]
-    assert packed == list(made.models[0].files)
-    assert recipe(weights(count)) == recipe(made)
+
+
+def test_every_weight_is_in_one_layer() -> None:
+    made = lock(models=(sharded(163),))
+    *shards, _ = made.models[0].files
+    assert [file for part in weight_parts(made) for file in part.files] == shards
+    first, *_, last = weight_parts(made)
+    titles = (first.title, last.title)
+    assert titles == ("00000.safetensors", "00161.safetensors and 1 more")
+
+
+def test_a_second_model_moves_no_layer_of_the_first() -> None:
+    shared = model_file("shared.safetensors", size=17 * MIB)
+    small = [model_file(f"{n}.safetensors") for n in range(2)]
+    one, two = model(shared, small[0]), model(shared, small[1])
+    alone, both = weight_parts(lock(models=(one,))), weight_parts(lock(models=(one, two)))
+    assert [part.files for part in alone] == [(small[0],), (shared,)]
+    assert [part.files for part in both] == [(small[0],), (shared,), (small[1],)]
+
+
+def test_thousands_of_small_files_are_few_layers() -> None:
+    small = [model_file(f"{n:05}.safetensors", size=10_000) for n in range(2000)]
+    others = [model_file(f"{n:05}.json", size=10_000) for n in range(2000)]
+    *software, baked, names = recipe(lock(models=(model(*small, *others),))).parts
+    assert len(software) == 4
+    assert isinstance(baked, WeightsPart)
+    assert isinstance(names, NamesPart)
+    assert (len(baked.files), len(names.files), len(names.links)) == (2000, 2000, 2000)
+
+
+def test_of_too_many_big_wheels_the_largest_stay_apart() -> None:
+    wheels = [wheel(f"w{n:02}", size=(32 + n) * MB) for n in range(40)]
+    *apart, rest = wheel_parts(lock(wheels=(*wheels, wheel("a-small-one"))))
+    assert [part.wheels[0].name for part in apart] == [f"w{n:02}" for n in range(6, 40)]
+    assert [w.name for w in rest.wheels] == ["a-small-one", *(f"w{n:02}" for n in range(6))]
+    assert rest.has_prefix
+
+
+def test_of_equally_big_wheels_the_first_by_name_stay_apart() -> None:
+    wheels = [wheel(f"w{n:02}", size=32 * MB) for n in range(35)]
+    assert [w.name for w in wheel_parts(lock(wheels=tuple(wheels)))[-1].wheels] == ["w34"]
 
 
 def test_a_lock_just_made_and_one_read_give_the_same_image() -> None:

@@ -18,11 +18,12 @@ from builder import console, files
 from builder.assemble.base import write_base
 from builder.assemble.collisions import collide
 from builder.assemble.venv import WheelFile, write_prefix, write_wheels
-from builder.digest import Digest, from_hex, parse, sha256_of
+from builder.assemble.weights import Contents, unweighed, weight_layers, weights_of
+from builder.digest import sha256_of
 from builder.errors import IntegrityError
-from builder.lock import PACKER_VERSION, ModelFile, Wheel
-from builder.oci.layer import Compression, Layer, WeightFile, frame, weight_layer
-from builder.oci.tar import END
+from builder.lock import PACKER_VERSION, Wheel
+from builder.oci.layer import content_chunks
+from builder.oci.memo import WeightMemo
 from builder.recipe import (
     MODELS,
     BasePart,
@@ -32,15 +33,15 @@ from builder.recipe import (
     Recipe,
     WeightsPart,
     WheelsPart,
+    pins,
 )
 from builder.sources.own import launcher_files
 
 if TYPE_CHECKING:
-    from builder.lock import DebianPackage
+    from builder.oci.layer import Compression, Layer
     from builder.oci.store import Store
     from builder.oci.tar import TarWriter
 
-_CHUNK = 1 << 20
 _UNREADABLE = (zipfile.BadZipFile, zlib.error, tarfile.TarError, RuntimeError, EOFError)
 """What archives with damaged, encrypted or unknown content raise when they are read."""
 _SIDE_BY_SIDE = 2
@@ -55,6 +56,7 @@ class _Inputs:
     """What layers are written from."""
 
     places: Places
+    weights: Mapping[WeightsPart, Layer]
     skipped: Mapping[str, list[str]]
     """Paths that a wheel leaves to another, by its file name."""
     advance: Callable[[int], object]
@@ -66,21 +68,39 @@ class Assembler:
 
     def __init__(self, recipe: Recipe, store: Store, compression: Compression) -> None:
         self._recipe, self._store, self._compression = recipe, store, compression
+        self._memo = WeightMemo(store.root, PACKER_VERSION)
         found = [w for part in recipe.parts if isinstance(part, WheelsPart) for w in part.wheels]
         self._wheels = sorted(found, key=lambda wheel: wheel.name)  # the lock's order
 
     def needs(self) -> frozenset[str]:
-        """Return the sha256 of every locked file that has to be at hand for `layers`."""
+        """Return the sha256 of every locked file that has to be at hand for `layers`.
+
+        Weights are not among them where the digest of their layer is known.
+        """
         skipped = self._recall_skipped()
         needed = set()
         for part in self._recipe.parts:
             if isinstance(part, WheelsPart) and skipped is None:
                 needed |= {wheel.sha256 for wheel in part.wheels}
             elif isinstance(part, WeightsPart):
-                needed |= {file.sha256 for file in part.files}
+                needed |= unweighed((part,), self._memo)
             elif self._store.recall(self._key(part, skipped or {})) is None:
-                needed |= {pin.sha256 for pin in _pins(part)}
+                needed |= {pin.sha256 for pin in pins(part)}
         return frozenset(needed)
+
+    def recalled(self) -> tuple[Layer | None, ...]:
+        """Return the layer of every part whose blob the store has; never one of weights."""
+        skipped = self._recall_skipped()
+        return tuple(
+            None
+            if isinstance(part, WeightsPart) or (isinstance(part, WheelsPart) and skipped is None)
+            else self._store.recall(self.key(part))
+            for part in self._recipe.parts
+        )
+
+    def key(self, part: Part) -> str:
+        """Return the name under which the store remembers a part's layer."""
+        return self._key(part, self._recall_skipped() or {})
 
     def known(self) -> tuple[tuple[str, bool], ...]:
         """Return the title of every layer, and whether a look-up is all that it costs."""
@@ -90,12 +110,13 @@ class Assembler:
             for part in self._recipe.parts
         )
 
-    def layers(self, places: Places) -> tuple[Layer, ...]:
-        """Return the layers, lowest first.
+    def layers(self, places: Places, contents: Contents) -> tuple[Layer, ...]:
+        """Return the layers, lowest first; `contents` are the weights, which may be elsewhere.
 
         Raises:
             IntegrityError: a file is not what the lock says.
         """
+        weights = weight_layers(weights_of(self._recipe), contents, self._memo)
         skipped = self._recall_skipped()
         if skipped is None:
             skipped = self._find_collisions(places)
@@ -105,7 +126,7 @@ class Assembler:
             console.progress("write layers", total) as bar,
             ThreadPoolExecutor(_SIDE_BY_SIDE) as workers,
         ):
-            inputs = _Inputs(places, skipped, bar.advance)
+            inputs = _Inputs(places, weights, skipped, bar.advance)
             try:
                 return tuple(workers.map(lambda p: self._layer(p, inputs), self._recipe.parts))
             except BaseException:
@@ -116,11 +137,11 @@ class Assembler:
         """Return the bytes that are read to write a layer, 0 if it is known."""
         if isinstance(part, WeightsPart) or self._store.recall(self._key(part, skipped)):
             return 0
-        return sum(pin.size for pin in _pins(part))
+        return sum(pin.size for pin in pins(part))
 
     def _layer(self, part: Part, inputs: _Inputs) -> Layer:
         if isinstance(part, WeightsPart):
-            return _weights(part, inputs.places)
+            return inputs.weights[part]
         key = self._key(part, inputs.skipped)
         known = self._store.recall(key)
         if known is not None:
@@ -178,19 +199,6 @@ class Assembler:
         return skipped
 
 
-def _pins(part: Part) -> Sequence[DebianPackage | Wheel | ModelFile]:
-    """Return the locked files that a part is written from."""
-    match part:
-        case BasePart():
-            return part.packages
-        case WheelsPart():
-            return part.wheels
-        case NamesPart() | WeightsPart():
-            return part.files
-        case LauncherPart():
-            return ()
-
-
 def _verified(places: Places, sha256: str, label: str) -> Path:
     """Return the file of a pin, having read it and found its digest right."""
     path = places[sha256]
@@ -242,49 +250,11 @@ def _fill_launcher(tar: TarWriter) -> None:
 def _fill_names(tar: TarWriter, part: NamesPart, places: Places) -> None:
     for file in sorted(part.files, key=lambda file: file.path):
         path = f"{part.folder}/{file.path}"
-        content = _verified(places, file.sha256, file.path).read_bytes()
+        content = _verified(places, file.sha256, file.path)
         tar.parents(path)
-        tar.file(path, len(content), [content])
+        tar.file(path, file.size, content_chunks(content))
     for link in sorted(part.links, key=lambda file: file.path):
         path = f"{part.folder}/{link.path}"
         tar.parents(path)
         upwards = "../" * (path.count("/") - 1)
         tar.symlink(path, f"{upwards}blobs/sha256/{link.sha256}")
-
-
-def _weights(part: WeightsPart, places: Places) -> Layer:
-    chosen = [WeightFile(places[file.sha256], file.sha256, file.size) for file in part.files]
-    return weight_layer(chosen, _weight_digest(part.files, chosen), f"weights {part.title}")
-
-
-def _weight_digest(locked: Sequence[ModelFile], chosen: Sequence[WeightFile]) -> Digest:
-    """Return the layer's digest: from the lock if it has one, else by reading the files."""
-    if len(locked) == 1 and locked[0].layer is not None:
-        return parse(locked[0].layer)
-    state = hashlib.sha256()
-    total = sum(file.size for file in locked)
-    with console.progress(f"hash {len(locked)} weight files", total) as bar:
-        for file, path in zip(locked, chosen, strict=True):
-            _weigh(file, path, state.update, bar.advance)
-    state.update(END)
-    return from_hex(state.hexdigest())
-
-
-def _weigh(
-    locked: ModelFile,
-    chosen: WeightFile,
-    update: Callable[[bytes], None],
-    advance: Callable[[int], None],
-) -> None:
-    """Feed one file, framed, into the digest of its layer, and check it against the lock."""
-    before, after = frame(chosen.sha256, chosen.size)
-    plain = hashlib.sha256()
-    update(before)
-    with chosen.path.open("rb") as file:
-        for chunk in iter(lambda: file.read(_CHUNK), b""):
-            plain.update(chunk)
-            update(chunk)
-            advance(len(chunk))
-    update(after)
-    if plain.hexdigest() != locked.sha256:
-        raise _wrong(chosen.path, locked.path, locked.sha256, plain.hexdigest())

@@ -43,5 +43,5 @@ class ContextParts:
 
     def layers(self, places: Places) -> tuple[Layer, Mapping[str, Layer]]:
         """Return the base, and the small parts, uncompressed, by name."""
-        small = dict(zip(_FOLDERS, self._small.layers(places), strict=True))
-        return self._base.layers(places)[0], small
+        small = dict(zip(_FOLDERS, self._small.layers(places, {}), strict=True))
+        return self._base.layers(places, {})[0], small

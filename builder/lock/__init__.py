@@ -15,6 +15,7 @@ from builder.lock.schema import (
     Pins,
     Suite,
     Wheel,
+    with_layers,
 )
 from builder.lock.text import digest_of, dumps, loads, path_for, read, write
 
@@ -40,5 +41,6 @@ __all__ = [
     "loads",
     "path_for",
     "read",
+    "with_layers",
     "write",
 ]

@@ -8,10 +8,13 @@ projection of it, and nobody reads the stack file again: the lock holds a canoni
 from __future__ import annotations
 
 import datetime
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from packaging.utils import parse_wheel_filename
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 LOCK_VERSION = 1
 PACKER_VERSION = 1
@@ -106,7 +109,7 @@ class ModelFile(Part):
     size: Size
     sha256: Sha256
     layer: LayerDigest | None = None
-    """Digest of the layer this file makes, once known; only for weights."""
+    """Digest of the layer that holds this file, once known; only for weights."""
 
 
 class Facts(Part):
@@ -197,3 +200,19 @@ def wheel_fault(wheel: Wheel) -> str | None:
     if (str(name), str(version)) != (wheel.name, wheel.version):
         return f"`{wheel.file}` is not {wheel.name} {wheel.version}"
     return None
+
+
+def with_layers(lock: Lock, layers: Mapping[str, str]) -> Lock:
+    """Return the lock with the layers of weight files, given by the files' sha256."""
+    models = [
+        model.model_copy(
+            update={
+                "files": tuple(
+                    file.model_copy(update={"layer": layers.get(file.sha256, file.layer)})
+                    for file in model.files
+                )
+            }
+        )
+        for model in lock.models
+    ]
+    return lock.model_copy(update={"models": tuple(models)})

@@ -239,10 +239,14 @@ def _is_list_of_tables(value: Any) -> bool:
 def _array(values: Sequence[Any]) -> tomlkit.items.Array:
     import tomlkit
 
+    if any(isinstance(value, Mapping) for value in values):
+        # Not by `append`, which looks at every item before it: locks name thousands of files.
+        items = [_inline(value) for value in values]
+        return tomlkit.items.Array(items, tomlkit.items.Trivia()).multiline(True)  # noqa: FBT003
     array = tomlkit.array()
     for value in values:
         array.append(_inline(value))
-    return array.multiline(any(isinstance(value, Mapping) for value in values))
+    return array
 
 
 def _inline(value: Any) -> Any:

@@ -1,7 +1,7 @@
 """Layers: what identifies one, and how its bytes are produced.
 
-A stored layer is a blob of the store.  A file layer is never stored: it is header + file +
-padding, its digest depends on the file alone, and its bytes are streamed from the file.
+A stored layer is a blob of the store.  A weight layer (see `weights`) is never stored: its bytes
+are literal headers and whole files, streamed from where the files lie when they are needed.
 """
 
 from __future__ import annotations
@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from builder.digest import Digest, from_hex
 from builder.errors import HostError, IntegrityError
-from builder.oci import tar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
 Compression = Literal["zstd", "gzip", "none"]
 
-_MEDIA_TYPES: dict[Compression, str] = {
+MEDIA_TYPES: dict[Compression, str] = {
     "zstd": "application/vnd.oci.image.layer.v1.tar+zstd",
     "gzip": "application/vnd.oci.image.layer.v1.tar+gzip",
     "none": "application/vnd.oci.image.layer.v1.tar",
@@ -33,6 +32,48 @@ _ZSTD_VERSION = (1, 5, 7)
 _GZIP_LEVEL = 6
 _ZSTD_THREADS = 1
 """Workers of one compressor: layers are written side by side, and each worker holds tens of MB."""
+
+
+class Stream(Protocol):
+    """A file that is not on this machine: its bytes come when they are asked for."""
+
+    @property
+    def label(self) -> str:
+        """What messages call it."""
+
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+
+    def chunks(self, offset: int = 0) -> Iterator[bytes]:
+        """Yield its bytes from `offset` on."""
+
+
+Content = Path | Stream
+"""A whole file: where it lies, or whence it comes."""
+Piece = bytes | Content
+
+
+def name_of(content: Content) -> str:
+    """Return what messages call a file."""
+    return str(content) if isinstance(content, Path) else content.label
+
+
+def content_chunks(content: Content) -> Iterator[bytes]:
+    """Yield the bytes of a file.
+
+    Raises:
+        IntegrityError: it is not there.
+    """
+    if not isinstance(content, Path):
+        yield from content.chunks()
+        return
+    try:
+        with content.open("rb", buffering=0) as file:
+            yield from iter(lambda: file.read(_CHUNK), b"")
+    except OSError as fault:
+        message = f"{content}: {(fault.strerror or 'unreadable').lower()}"
+        raise IntegrityError(message, "restore it, then run the command again") from fault
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +89,8 @@ class Layer:
     media_type: str
     title: str
     """What is in it, for the image's history."""
-    pieces: tuple[bytes | Path, ...]
-    """Its bytes in order: literal bytes, and whole files.  A stored layer is one file."""
+    pieces: tuple[Piece, ...]
+    """Its bytes in order.  A stored layer is one file; a weight file may not be here yet."""
 
     def chunks(self) -> Iterator[bytes]:
         """Yield the bytes of the blob.
@@ -62,88 +103,29 @@ class Layer:
             state.update(chunk)
             yield chunk
         if from_hex(state.hexdigest()) != self.digest:
-            raise self._changed(from_hex(state.hexdigest()))
-
-    def _changed(self, actual: Digest) -> IntegrityError:
-        paths = [piece for piece in self.pieces if isinstance(piece, Path)]
-        names = ", ".join(str(path) for path in paths)
-        message = f"{names}: expected layer {self.digest}, got {actual}"
-        if len(paths) == len(self.pieces):
-            # A blob of the store can be made again, a weight file cannot.
-            paths[0].unlink(missing_ok=True)
-            return IntegrityError(message, "the damaged blob was removed: run the command again")
-        return IntegrityError(message, "restore the file, or run builder lock with the stack")
+            raise self.changed(from_hex(state.hexdigest()))
 
     def raw(self) -> Iterator[bytes]:
         """Yield the bytes without looking at their digest."""
         for piece in self.pieces:
-            if isinstance(piece, bytes):
-                yield piece
-            else:
-                with piece.open("rb") as file:
-                    yield from iter(lambda: file.read(_CHUNK), b"")
+            yield from (piece,) if isinstance(piece, bytes) else content_chunks(piece)
 
+    def changed(self, actual: Digest) -> IntegrityError:
+        """Return the error for bytes that hash to `actual`; a blob that can be made again goes."""
+        message = f"{self._names()}: expected layer {self.digest}, got {actual}"
+        if self.is_stored:
+            Path(self._names()).unlink(missing_ok=True)
+            return IntegrityError(message, "the damaged blob was removed: run the command again")
+        return IntegrityError(message, "restore the file, or run builder lock with the stack")
 
-@dataclass(frozen=True)
-class FileDigests:
-    """Both identities of a file that becomes a layer of its own."""
+    @property
+    def is_stored(self) -> bool:
+        """Whether it is a blob of the store, which can be made again; a weight file cannot."""
+        return len(self.pieces) == 1 and isinstance(self.pieces[0], Path)
 
-    file: Digest
-    layer: Digest
-
-
-def weight_path(sha256: str) -> str:
-    """Return where a weight file lies in an image: a function of its content alone."""
-    return f"models/blobs/sha256/{sha256}"
-
-
-def frame(sha256: str, size: int) -> tuple[bytes, bytes]:
-    """Return what precedes and what follows a weight file in its layer."""
-    return tar.aligned_header(weight_path(sha256), size), tar.padding(size)
-
-
-def weigh(path: Path, sha256: str, on_bytes: Callable[[int], object]) -> FileDigests:
-    """Read a file once and return its digest and that of the layer it makes.
-
-    `sha256` is what the file is expected to be; the layer digest is only meaningful if it is.
-    """
-    size = path.stat().st_size
-    before, after = frame(sha256, size)
-    plain, framed = hashlib.sha256(), hashlib.sha256(before)
-    with path.open("rb") as file:
-        for chunk in iter(lambda: file.read(_CHUNK), b""):
-            plain.update(chunk)
-            framed.update(chunk)
-            on_bytes(len(chunk))
-    framed.update(after + tar.END)
-    return FileDigests(from_hex(plain.hexdigest()), from_hex(framed.hexdigest()))
-
-
-@dataclass(frozen=True)
-class WeightFile:
-    """A file on this machine that becomes part of a weight layer."""
-
-    path: Path
-    sha256: str
-    size: int
-
-
-def weight_layer(files: Sequence[WeightFile], digest: Digest, title: str) -> Layer:
-    """Return the layer that weight files make; nothing is read or written."""
-    pieces: list[bytes | Path] = []
-    for file in files:
-        before, after = frame(file.sha256, file.size)
-        pieces += [before, file.path, after]
-    pieces.append(tar.END)
-    literal = sum(len(piece) for piece in pieces if isinstance(piece, bytes))
-    return Layer(
-        digest=digest,
-        size=literal + sum(file.size for file in files),
-        diff_id=digest,
-        media_type=_MEDIA_TYPES["none"],
-        title=title,
-        pieces=tuple(pieces),
-    )
+    def _names(self) -> str:
+        contents = [piece for piece in self.pieces if not isinstance(piece, bytes)]
+        return ", ".join(name_of(content) for content in contents)
 
 
 class _Compressor(Protocol):
@@ -205,7 +187,7 @@ class LayerSink:
             digest=from_hex(self._packed.hexdigest()),
             size=self._size,
             diff_id=from_hex(self._plain.hexdigest()),
-            media_type=_MEDIA_TYPES[self._compression],
+            media_type=MEDIA_TYPES[self._compression],
             title=title,
             pieces=(path,),
         )

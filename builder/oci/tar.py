@@ -44,16 +44,17 @@ def header(path: str, *, kind: bytes = FILE, size: int = 0, mode: int = 0, link:
     return pax + _ustar(path, kind, size, mode, link)
 
 
-def aligned_header(path: str, size: int, mode: int = 0o644) -> bytes:
-    """Return a header of exactly 4096 bytes, padded by a pax `comment` record.
+def aligned_header(path: str, size: int, offset: int = 0) -> bytes:
+    """Return a header after which the data of a file begins at a multiple of 4096.
 
-    The data of the file then begins at offset 4096 of the archive if it is the first entry.
+    `offset` is where the entry begins in the archive; a pax `comment` record makes the header as
+    long as it must be, 4096 bytes for a first entry.
     """
     records = _records(path, size, "")
+    length = ALIGNMENT + -offset % ALIGNMENT
     # Blocks of the pax header itself and of the entry's own header do not hold records.
-    space = ALIGNMENT - 2 * BLOCK - len(records)
-    comment = _record_of_length(b"comment", space)
-    return _pax_blocks(records + comment) + _ustar(path, FILE, size, mode, "")
+    comment = _record_of_length(b"comment", length - 2 * BLOCK - len(records))
+    return _pax_blocks(records + comment) + _ustar(path, FILE, size, 0o644, "")
 
 
 def _records(path: str, size: int, link: str) -> bytes:
@@ -151,12 +152,6 @@ class TarWriter:
         """Add a regular file of `size` bytes."""
         self._add(path)
         self._sink(header(path, size=size, mode=mode))
-        self._data(path, size, chunks)
-
-    def aligned_file(self, path: str, size: int, chunks: Iterable[bytes]) -> None:
-        """Add a regular file whose header takes 4096 bytes."""
-        self._add(path)
-        self._sink(aligned_header(path, size))
         self._data(path, size, chunks)
 
     def symlink(self, path: str, target: str) -> None:

@@ -10,6 +10,7 @@ from builder.recipe.parts import (
     WeightsPart,
     WheelsPart,
     is_weight,
+    pins,
     recipe,
 )
 
@@ -27,6 +28,7 @@ __all__ = [
     "image_name",
     "is_weight",
     "model_folder",
+    "pins",
     "recipe",
     "served_name",
 ]

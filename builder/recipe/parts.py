@@ -8,8 +8,10 @@ names carries the served name).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from builder.oci.packing import MAX_LAYERS, MAX_WEIGHT_LAYERS, pack_files
 from builder.recipe.config import config, model_folder
 
 if TYPE_CHECKING:
@@ -17,8 +19,9 @@ if TYPE_CHECKING:
 
     from builder.lock import DebianPackage, Lock, ModelFile, Wheel
 
-_MAX_LAYERS = 120
-"""containerd and Docker refuse more than about 125 (moby/moby#26380)."""
+_SINGLE_LAYERS = 4
+"""The base, the small wheels, the launcher, the names."""
+_MAX_BIG_WHEELS = MAX_LAYERS - MAX_WEIGHT_LAYERS - _SINGLE_LAYERS
 _BIG_WHEEL = 32 * 10**6
 """Bytes from which a wheel gets a layer of its own: it changes less often than the rest."""
 
@@ -86,44 +89,59 @@ class Recipe:
 
 def recipe(lock: Lock) -> Recipe:
     """Return the recipe that `lock` stands for."""
-    software: tuple[Part, ...] = (
-        BasePart(lock.base.debian, lock.base.packages),
-        *_wheel_parts(lock),
-    )
-    fixed: tuple[Part, ...] = (*software, LauncherPart(lock.pins.launcher))
     weights = [file for model in lock.models for file in model.files if is_weight(file)]
     small = [file for model in lock.models for file in model.files if not is_weight(file)]
     names = NamesPart(model_folder(lock).lstrip("/"), tuple(small), tuple(weights))
-    packed = _weight_parts(weights, _MAX_LAYERS - len(fixed) - 1)
+    parts: tuple[Part, ...] = (
+        BasePart(lock.base.debian, lock.base.packages),
+        *_wheel_parts(lock),
+        LauncherPart(lock.pins.launcher),
+        *_weight_parts(lock),
+        names,
+    )
     return Recipe(
         name=lock.name,
         platform=lock.platform,
         epoch=lock.source_date_epoch,
-        parts=(*fixed, *packed, names),
+        parts=parts,
         config=config(lock),
     )
 
 
+def pins(part: Part) -> Sequence[DebianPackage | Wheel | ModelFile]:
+    """Return the locked files that a part is made of."""
+    match part:
+        case BasePart():
+            return part.packages
+        case WheelsPart():
+            return part.wheels
+        case NamesPart() | WeightsPart():
+            return part.files
+        case LauncherPart():
+            return ()
+
+
 def is_weight(file: ModelFile) -> bool:
-    """Tell whether a model file is baked into a layer of its own."""
+    """Tell whether a model file is baked into a weight layer."""
     return file.path.endswith(".safetensors")
 
 
 def _wheel_parts(lock: Lock) -> Iterator[WheelsPart]:
     python = lock.base.python
-    big = [wheel for wheel in lock.wheels if wheel.size >= _BIG_WHEEL]
-    for wheel in big:
-        yield WheelsPart((wheel,), python, has_prefix=False, title=f"{wheel.name} {wheel.version}")
-    rest = tuple(wheel for wheel in lock.wheels if wheel.size < _BIG_WHEEL)
+    large = [wheel for wheel in lock.wheels if wheel.size >= _BIG_WHEEL]
+    large.sort(key=lambda wheel: (-wheel.size, wheel.name))
+    apart = {wheel.name for wheel in large[:_MAX_BIG_WHEELS]}
+    for wheel in lock.wheels:
+        if wheel.name in apart:
+            title = f"{wheel.name} {wheel.version}"
+            yield WheelsPart((wheel,), python, has_prefix=False, title=title)
+    rest = tuple(wheel for wheel in lock.wheels if wheel.name not in apart)
     yield WheelsPart(rest, python, has_prefix=True, title=f"{len(rest)} wheels")
 
 
-def _weight_parts(files: Sequence[ModelFile], budget: int) -> Iterator[WeightsPart]:
-    """One layer per distinct file while they last, else equal runs in the order of the lock."""
-    first = {file.sha256: file for file in reversed(files)}
-    distinct = [file for file in files if first[file.sha256] is file]
-    run = -(-len(distinct) // max(budget, 1)) or 1
-    for start in range(0, len(distinct), run):
-        chosen = tuple(distinct[start : start + run])
-        title = chosen[0].path if len(chosen) == 1 else f"{len(chosen)} weight files"
-        yield WeightsPart(chosen, title)
+def _weight_parts(lock: Lock) -> Iterator[WeightsPart]:
+    """No layer here may depend on the software: a new engine must move no weight byte."""
+    packed = [pack_files(filter(is_weight, model.files)) for model in lock.models]
+    for group in dict.fromkeys(chain.from_iterable(packed)):
+        others = f" and {len(group) - 1} more" if len(group) > 1 else ""
+        yield WeightsPart(group, f"{group[0].path}{others}")

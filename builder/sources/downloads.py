@@ -17,8 +17,10 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING, BinaryIO
 
 from builder import console, files
+from builder.digest import Digest, from_hex
 from builder.errors import BuilderError, IntegrityError, ResolveError
-from builder.sources import web
+from builder.oci import uses
+from builder.sources import streams, web
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,10 +28,19 @@ if TYPE_CHECKING:
 
 _PARALLEL = 8
 _CHUNK = 1 << 18
-_BREAKS = 4
-"""How often a connection may break in the middle of one file."""
+_KEPT = "what has arrived is kept: the next run goes on from there"
 _LOOK_AGAIN_SECONDS = 0.1
 """While another process downloads the same file."""
+
+
+@dataclass(frozen=True)
+class Framing:
+    """A larger thing that a file is the middle of, digested while the file arrives."""
+
+    before: bytes
+    after: bytes
+    found: Callable[[Digest], object]
+    """Hears the digest of the whole once the file is verified; not if the file was here before."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +55,9 @@ class Wanted:
     """Called only if the file is not in the cache."""
     gone: Callable[[], ResolveError] | None = None
     """The error where no place has it."""
+    refused: Callable[[], ResolveError] | None = None
+    """The error where a place does not let us have it."""
+    framed: Framing | None = None
 
 
 @dataclass(frozen=True)
@@ -63,6 +77,7 @@ class Downloads:
     """A folder of verified files."""
 
     def __init__(self, root: Path) -> None:
+        self.root = root
         self._folder = root / "downloads" / "sha256"
 
     def path(self, sha256: str) -> Path:
@@ -71,8 +86,9 @@ class Downloads:
 
     def has(self, wanted: Wanted) -> bool:
         """Tell whether the whole file is here."""
+        path = self.path(wanted.sha256)
         try:
-            return self.path(wanted.sha256).stat().st_size == wanted.size
+            return uses.touch(path) and path.stat().st_size == wanted.size
         except OSError:
             return False
 
@@ -105,6 +121,8 @@ class Downloads:
                 if not self.has(item):
                     _fill(transfer, file)
                     partial.rename(self.path(item.sha256))
+                    # Not before: a run that is killed here leaves something to be written to.
+                    os.fchmod(file.fileno(), 0o444)
                     files.sync_folder(self._folder)
         except OSError as fault:
             raise files.unwritable(partial, fault) from fault
@@ -122,65 +140,77 @@ def _fill(transfer: _Transfer, file: BinaryIO) -> None:
                 faults.append(fault)
     except ResolveError as fault:
         faults.append(fault)  # a place that would have named more addresses cannot be asked
-    raise _reason(transfer.item, faults)
+    found = streams.reason(transfer.item, faults)
+    if file.seek(0, os.SEEK_END):
+        found.hint = f"{found.hint}\n{_KEPT}".lstrip()
+    raise found
 
 
 def _insist(url: str, transfer: _Transfer, file: BinaryIO) -> None:
-    """Go on where the connection broke, as long as bytes arrive; begin anew, once, if they differ.
+    """Begin anew, once, if the bytes are wrong or too many.
 
     What an earlier run left may be the fault of another place, so wrong bytes after a resumed
     download say nothing about this one.
     """
-    breaks, is_anew = 0, False
-    while True:
-        before = file.seek(0, os.SEEK_END)
-        was_resumed = 0 < before < transfer.item.size
-        try:
-            return _from(url, transfer, file)
-        except IntegrityError:
-            if is_anew or not was_resumed:
-                raise
-            is_anew = True
-        except web.BrokenError as fault:
-            breaks += 1
-            arrived = file.seek(0, os.SEEK_END)
-            if breaks > _BREAKS or arrived <= before:
-                raise _difference(url, transfer.item, arrived, "") from fault
+    was_resumed = 0 < file.seek(0, os.SEEK_END) <= transfer.item.size
+    try:
+        _from(url, transfer, file)
+    except (IntegrityError, web.RangeError):
+        if not was_resumed:
+            raise
+    else:
+        return
+    _empty(transfer, file)
+    _from(url, transfer, file)
 
 
 def _from(url: str, transfer: _Transfer, file: BinaryIO) -> None:
-    item = transfer.item
+    item, digests = transfer.item, _Digests(transfer.item)
     arrived = file.seek(0, os.SEEK_END)
-    resumed = arrived if arrived < item.size else 0
-    state = hashlib.sha256()
-    with _opened(url, resumed) as (body, offset):
-        file.truncate(min(offset, arrived))
-        file.seek(0)
-        for chunk in iter(lambda: file.read(_CHUNK), b""):
-            state.update(chunk)
-        for chunk in _limited(body, item.size - offset):
-            transfer.check_stopped()
-            state.update(chunk)
-            file.write(chunk)
-            transfer.advance(len(chunk))
-    arrived = file.tell()
-    if arrived == item.size and state.hexdigest() == item.sha256:
-        _settle(file)
-        return
-    if arrived >= item.size:
-        file.truncate(0)  # wrong bytes are not worth resuming
-    raise _difference(url, item, arrived, state.hexdigest())
-
-
-@contextmanager
-def _opened(url: str, offset: int) -> Iterator[tuple[BinaryIO, int]]:
-    """Open a place; where it has fewer bytes than have arrived, there is nothing to skip."""
+    if arrived > item.size:
+        _empty(transfer, file)
+    file.seek(0)
+    # Before anything is asked for: a server would not wait while gigabytes are read again.
+    for chunk in iter(lambda: file.read(_CHUNK), b""):
+        transfer.check_stopped()
+        digests.update(chunk)
+    for chunk in streams.resumed(url, item, file.tell()):
+        transfer.check_stopped()
+        digests.update(chunk)
+        file.write(chunk)
+        transfer.advance(len(chunk))
     try:
-        with web.opened(url, offset) as result:
-            yield result
-    except web.RangeError:
-        with web.opened(url, 0) as result:
-            yield result
+        streams.check(url, item, file.tell(), digests.plain.hexdigest())
+    except IntegrityError:
+        _empty(transfer, file)  # wrong bytes are not worth resuming
+        raise
+    _settle(file)
+    digests.tell()
+
+
+class _Digests:
+    """What is computed of a file while its bytes pass by."""
+
+    def __init__(self, item: Wanted) -> None:
+        self._framed = item.framed
+        self.plain = hashlib.sha256()
+        self._layer = hashlib.sha256(item.framed.before if item.framed else b"")
+
+    def update(self, chunk: bytes) -> None:
+        self.plain.update(chunk)
+        if self._framed:
+            self._layer.update(chunk)
+
+    def tell(self) -> None:
+        """Hand on the digest of the frame; the file is the one that was wanted."""
+        if self._framed:
+            self._layer.update(self._framed.after)
+            self._framed.found(from_hex(self._layer.hexdigest()))
+
+
+def _empty(transfer: _Transfer, file: BinaryIO) -> None:
+    transfer.advance(-min(file.seek(0, os.SEEK_END), transfer.item.size))
+    file.truncate(0)
 
 
 def _side_by_side(work: Callable[[Wanted], None], queue: Sequence[Wanted]) -> None:
@@ -210,44 +240,8 @@ def _side_by_side(work: Callable[[Wanted], None], queue: Sequence[Wanted]) -> No
             raise fault
 
 
-def _limited(body: BinaryIO, limit: int) -> Iterator[bytes]:
-    """Yield at most one byte more than expected: enough to notice a longer body."""
-    left = limit + 1
-    # `read1`: what has arrived, so that an interrupt need not wait for a slow server.
-    some: Callable[[int], bytes] = body.read1  # type: ignore[attr-defined]
-    while left and (chunk := some(min(_CHUNK, left))):
-        left -= len(chunk)
-        yield chunk
-
-
-def _difference(url: str, item: Wanted, arrived: int, actual: str) -> BuilderError:
-    place = f"{item.label} from {web.redacted(url)}"
-    if arrived < item.size:
-        message = f"{place}: ended after {arrived} of {item.size} bytes"
-        return ResolveError(message, "run the command again: it goes on where this one stopped")
-    if arrived > item.size:
-        message = f"{place}: is longer than the {item.size} bytes of the lock"
-    else:
-        message = f"{place}: expected sha256:{item.sha256}, got sha256:{actual}"
-    hint = "the place has other bytes than were locked: check it before locking again"
-    return IntegrityError(message, hint)
-
-
-def _reason(item: Wanted, faults: Sequence[BuilderError]) -> BuilderError:
-    """Return the fault that says most: wrong bytes, then a failure, then absence."""
-    telling = [fault for fault in faults if not isinstance(fault, web.NotFoundError)]
-    wrong = [fault for fault in telling if isinstance(fault, IntegrityError)]
-    if wrong or telling:
-        return (wrong or telling)[0]
-    if item.gone:
-        return item.gone()
-    message = f"{item.label}: no configured place has this file"
-    return ResolveError(message, "check the index settings, or lock again")
-
-
 def _settle(file: BinaryIO) -> None:
     file.flush()
-    os.fchmod(file.fileno(), 0o444)
     os.fsync(file.fileno())
 
 

@@ -12,14 +12,26 @@ import hashlib
 import io
 import re
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from builder import files
 from builder.errors import IntegrityError, ResolveError
-from builder.lock import Model, ModelFile
-from builder.sources import hub_api, model_contents, model_facts, model_files, safetensors, web
-from builder.sources.downloads import Downloads, Wanted
+from builder.lock import PACKER_VERSION, Model, ModelFile
+from builder.oci.memo import WeightMemo
+from builder.oci.tar import END
+from builder.oci.weights import frame
+from builder.sources import (
+    hub_api,
+    model_contents,
+    model_facts,
+    model_files,
+    model_layers,
+    safetensors,
+    web,
+)
+from builder.sources.downloads import Downloads, Framing, Wanted
+from builder.sources.streams import RemoteFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -92,20 +104,42 @@ def keeps(asked: Asked, keep: Model) -> bool:
 def fetch(model: Model, downloads: Downloads) -> dict[str, Path]:
     """Bring every file into the cache and return where each lies.
 
+    Weights that make a layer alone are read once in their life: the digest of the layer comes with
+    the file, and is remembered.
+
     Raises:
         ResolveError: the hub does not have it any more, or does not let us have it.
         IntegrityError: the hub has other bytes.
     """
-    try:
-        downloads.fetch([wanted(model, file) for file in model.files])
-    except web.RefusedError as fault:
-        raise hub_api.refusal(model.repo or "") from fault
+    framings = _framings(model, WeightMemo(downloads.root, PACKER_VERSION))
+    downloads.fetch(
+        [replace(wanted(model, file), framed=framings.get(file.sha256)) for file in model.files]
+    )
     return {file.path: downloads.path(file.sha256) for file in model.files}
+
+
+def stream(model: Model, file: ModelFile) -> RemoteFile:
+    """Return a locked file to be read from the hub without a copy on this machine."""
+    return RemoteFile(wanted(model, file))
 
 
 def wanted(model: Model, file: ModelFile) -> Wanted:
     """Say where to fetch a locked file from."""
     return _wanted(Source(model.repo or "", model.commit or ""), file)
+
+
+def _framings(model: Model, memo: WeightMemo) -> dict[str, Framing]:
+    """Return, by sha256, what is to be digested with the files whose layers nobody knows yet."""
+    return {
+        group[0].sha256: _framing(group, memo)
+        for group in model_layers.groups(model.files)
+        if len(group) == 1 and model_layers.known(group, memo) is None
+    }
+
+
+def _framing(group: model_layers.Group, memo: WeightMemo) -> Framing:
+    before, after = frame(group[0].sha256, group[0].size)
+    return Framing(before, after + END, lambda digest: model_layers.remember(group, digest, memo))
 
 
 def _wanted(source: Source, file: ModelFile) -> Wanted:
@@ -121,6 +155,7 @@ def _wanted(source: Source, file: ModelFile) -> Wanted:
         size=file.size,
         urls=lambda: [source.url(file.path)],
         gone=gone,
+        refused=lambda: hub_api.refusal(source.repo),
     )
 
 
@@ -130,13 +165,11 @@ def _files(
     known: Mapping[str, ModelFile],
     downloads: Downloads,
 ) -> tuple[ModelFile, ...]:
-    """Name the content of every file; layers that a previous lock knows are kept with it."""
-    layers = {file.sha256: file.layer for file in known.values()}
+    """Name the content of every file."""
 
     def complete(entry: Entry) -> ModelFile:
         sha256 = entry.sha256 or _remembered(entry, known) or _learn(source, entry, downloads)
-        layer = layers.get(sha256)
-        return ModelFile(path=entry.path, size=entry.size, sha256=sha256, layer=layer)
+        return ModelFile(path=entry.path, size=entry.size, sha256=sha256)
 
     return tuple(_parallel(complete, entries))
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from builder import console
 from builder.errors import ResolveError
-from builder.sources import web
+from builder.sources import patience, web
 from builder.units import human_seconds
 
 if TYPE_CHECKING:
@@ -22,15 +22,11 @@ if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo, RepoSibling
 
 _ATTEMPTS = 5
-_LONGEST_WAIT = 300
-"""Seconds.  A hub that asks for more is told to a person instead."""
 _TIMEOUT = 60.0
-_BUSY = (429, 502, 503, 504)
 _UNAUTHORISED = (401, 403)
 _NOT_FOUND = 404
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_RESET = re.compile(r"(?:^|;)\s*t=([0-9]+)")
 
 Answer = TypeVar("Answer")
 
@@ -156,13 +152,8 @@ def _transport_error() -> type[Exception]:
 
 def _pause(fault: HfHubHTTPError, attempt: int) -> float | None:
     """Return how long to wait before asking again, None if that would not help."""
-    headers, status = fault.response.headers, fault.response.status_code
-    if status not in _BUSY:
-        return None
-    said = headers.get("retry-after", "")
-    reset = _RESET.search(headers.get("ratelimit", ""))
-    said = said if said.isdecimal() else reset[1] if reset else str(2**attempt)
-    return float(said) if float(said) <= _LONGEST_WAIT else None
+    response = fault.response
+    return patience.pause(response.status_code, response.headers, attempt)
 
 
 def _explained(fault: HfHubHTTPError, repo: str, revision: str) -> ResolveError:

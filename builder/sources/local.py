@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING
 from builder import console, digest
 from builder.errors import IntegrityError, StackError
 from builder.lock import Model, ModelFile
-from builder.oci import layer
-from builder.sources import model_contents, model_facts, model_files
+from builder.oci import weights
+from builder.oci.layer import content_chunks
+from builder.oci.weights import WeightFile
+from builder.process import cpus
+from builder.sources import model_contents, model_facts, model_files, model_layers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from builder.oci.memo import WeightMemo
     from builder.stack.model import Model as Asked
-
-_PARALLEL = 8
-_CHUNK = 1 << 20
 
 
 def path_of(model_path: str, file: str, folder: Path) -> Path:
@@ -27,14 +28,16 @@ def path_of(model_path: str, file: str, folder: Path) -> Path:
     return folder / model_path / file
 
 
-def pin(asked: Asked, folder: Path, keep: Model | None = None) -> Model:
+def pin(asked: Asked, folder: Path, memo: WeightMemo, keep: Model | None = None) -> Model:
     """Return the model as its folder holds it now.
 
-    `keep` is the model of a previous lock: a guess that saves reading weights a second time.
+    Every file is read once for its own digest.  Weights are read once more for the digest of their
+    layer, whose header holds the first; not where `keep`, the model of a previous lock, or `memo`
+    knows the layer of such content.
 
     Raises:
         StackError: there is no such folder, or it holds what must not enter an image.
-        IntegrityError: a file is malformed.
+        IntegrityError: a file is malformed, or is being written to.
     """
     place = asked.path or "."
     root = folder / place
@@ -43,10 +46,35 @@ def pin(asked: Asked, folder: Path, keep: Model | None = None) -> Model:
         raise StackError(message, "give model.path relative to the stack file")
     paths = {name: _regular(root / name, name) for name in model_files.select(asked, _walk(root))}
     contents = model_contents.read(paths, place)
-    files = _hash(paths, {file.path: file for file in keep.files} if keep else {})
+    before = {path: _state(path) for path in paths.values()}
+    files = model_layers.carried(_hash(paths), keep.files if keep else (), memo)
     model_contents.check(asked, files, contents)
+    files = _weigh(files, paths, memo)
+    for path, state in before.items():
+        if _state(path) != state:
+            message = f"{path}: changed while it was read"
+            raise IntegrityError(message, "run the command again once nothing writes to it")
     facts = model_facts.facts(contents.config, contents.weights)
     return Model(role="main", files=files, facts=facts)
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    found = path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _weigh(
+    files: tuple[ModelFile, ...], paths: Mapping[str, Path], memo: WeightMemo
+) -> tuple[ModelFile, ...]:
+    """Complete `files` with the layers that nobody knows yet."""
+    unknown = [g for g in model_layers.groups(files) if model_layers.known(g, memo) is None]
+    chosen = [[WeightFile(paths[f.path], f.sha256, f.size) for f in group] for group in unknown]
+    total = sum(file.size for group in unknown for file in group)
+    with console.progress(f"weigh {len(unknown)} layers of weights", total) as bar:
+        digests = weights.side_by_side(weights.weigh_checked, chosen, bar.advance)
+    for group, found in zip(unknown, digests, strict=True):
+        model_layers.remember(group, found, memo)
+    return model_layers.with_layers(files, lambda group: model_layers.known(group, memo))
 
 
 def check(path: Path, expected: ModelFile) -> None:
@@ -101,16 +129,13 @@ def _excluding(name: str) -> str:
     return f"remove it, or add {model_files.flow([name])} to model.files.exclude"
 
 
-def _hash(paths: Mapping[str, Path], known: Mapping[str, ModelFile]) -> tuple[ModelFile, ...]:
+def _hash(paths: Mapping[str, Path]) -> tuple[ModelFile, ...]:
     total = sum(path.stat().st_size for path in paths.values())
     with (
         console.progress(f"hash {len(paths)} files of the model", total) as bar,
-        ThreadPoolExecutor(_PARALLEL) as workers,
+        ThreadPoolExecutor(cpus()) as workers,
     ):
-        tasks = [
-            workers.submit(_file, name, path, known.get(name), bar.advance)
-            for name, path in paths.items()
-        ]
+        tasks = [workers.submit(_file, name, path, bar.advance) for name, path in paths.items()]
         try:
             return tuple(task.result() for task in tasks)
         except BaseException:
@@ -118,39 +143,13 @@ def _hash(paths: Mapping[str, Path], known: Mapping[str, ModelFile]) -> tuple[Mo
             raise
 
 
-def _file(
-    name: str, path: Path, known: ModelFile | None, advance: Callable[[int], object]
-) -> ModelFile:
-    if not model_files.is_weight(name):
-        return _named(name, path, _sha256(path, advance), None)
-    # The layer's header holds the file's digest.  Where a previous lock tells it, one read does.
-    expected = known.sha256 if known else _sha256(path, advance)
-    digests = layer.weigh(path, expected, advance if known else _ignore)
-    actual = digest.hex_of(digests.file)
-    if actual != expected:
-        digests = layer.weigh(path, actual, _ignore)
-    if digest.hex_of(digests.file) != actual:
-        message = f"{path}: changed while it was read"
-        raise IntegrityError(message, "run the command again once nothing writes to it")
-    return _named(name, path, actual, digests.layer)
-
-
-def _named(name: str, path: Path, sha256: str, layer_digest: str | None) -> ModelFile:
-    return ModelFile(path=name, size=path.stat().st_size, sha256=sha256, layer=layer_digest)
-
-
-def _sha256(path: Path, advance: Callable[[int], object]) -> str:
-    with path.open("rb") as file:
-        return digest.hex_of(
-            digest.of_chunks(_counted(iter(lambda: file.read(_CHUNK), b""), advance))
-        )
+def _file(name: str, path: Path, advance: Callable[[int], object]) -> ModelFile:
+    chunks = _counted(content_chunks(path), advance)
+    sha256 = digest.hex_of(digest.of_chunks(chunks))
+    return ModelFile(path=name, size=path.stat().st_size, sha256=sha256)
 
 
 def _counted(chunks: Iterator[bytes], advance: Callable[[int], object]) -> Iterator[bytes]:
     for chunk in chunks:
         advance(len(chunk))
         yield chunk
-
-
-def _ignore(count: int) -> None:
-    del count

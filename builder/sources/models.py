@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from builder.errors import IntegrityError
-from builder.sources import hub, local, model_contents, model_facts
+from builder.lock import PACKER_VERSION
+from builder.oci.memo import WeightMemo
+from builder.sources import hub, local, model_contents, model_facts, model_layers
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,15 +30,28 @@ def pin(
     its stack asked for.  What still answers the stack is kept: an unchanged model of the hub costs
     no request, one whose choice of files changed keeps its commit.  A folder is always read.
     """
+    memo = WeightMemo(downloads.root, PACKER_VERSION)
     if asked.path is not None:
-        return local.pin(asked, folder, keep)
-    if keep is None or not hub.keeps(asked, keep):
-        return hub.pin(asked, downloads)
+        return local.pin(asked, folder, memo, keep)
     before = asked_before or asked
-    if before == asked:
-        return keep
-    same = asked.revision in (before.revision, keep.commit)
-    return hub.pin(asked, downloads, keep if same else None)
+    if keep is None or not hub.keeps(asked, keep):
+        made = hub.pin(asked, downloads)
+    elif before == asked:
+        made = keep
+    else:
+        same = asked.revision in (before.revision, keep.commit)
+        made = hub.pin(asked, downloads, keep if same else None)
+    files = model_layers.carried(made.files, keep.files if keep else (), memo)
+    return made.model_copy(update={"files": files})
+
+
+def places(
+    model: Model, stack_path: str | None, folder: Path, downloads: Downloads
+) -> dict[str, Path]:
+    """Return where each file lies on this machine, or would lie, by its path in the model."""
+    if stack_path is None:
+        return {file.path: downloads.path(file.sha256) for file in model.files}
+    return {file.path: local.path_of(stack_path, file.path, folder) for file in model.files}
 
 
 def fetch(
@@ -50,10 +65,10 @@ def fetch(
     Raises:
         IntegrityError: a file, or what it says about itself, is not what was locked.
     """
+    paths = places(model, stack_path, folder, downloads)
     if stack_path is None:
-        paths = hub.fetch(model, downloads)
+        hub.fetch(model, downloads)
     else:
-        paths = {file.path: local.path_of(stack_path, file.path, folder) for file in model.files}
         for file in model.files:
             local.check_size(paths[file.path], file)
     _check_facts(model, paths, model.repo or stack_path or model.role)

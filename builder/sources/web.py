@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 from builder import __version__
 from builder.errors import HostError, ResolveError
+from builder.sources import patience
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -24,16 +25,12 @@ if TYPE_CHECKING:
 
 _RETRIES = 4
 _BACKOFF_SECONDS = 0.5
-_BUSY = (429, 500, 502, 503, 504)
 _CONNECT_SECONDS = 15.0
 _READ_SECONDS = 60.0
 _NOT_FOUND = (404, 410)
-_REFUSED = (401, 403)
-_NO_SUCH_RANGE = 416
-_OK = 200
+_OK, _PARTIAL, _NO_SUCH_RANGE = 200, 206, 416
 _PACKED = {"accept-encoding": "gzip"}
 _PLAIN = {"accept-encoding": "identity"}
-_PARTIAL = 206
 _ADDRESS = re.compile(
     r"(\b[a-z][a-z0-9+.-]*://)(?:(?!/)(?:[^\s`'\"<>]*|[^/\s?#]*)@)?"
     r"([^\s?#`'\"<>)]*)(?:[?#][^\s`'\"<>)]*)?",
@@ -123,7 +120,10 @@ def _pool(proxy: str | None, trusted: str | None) -> urllib3.PoolManager:
     """Return the shared pool, which trusts the certificates of that file, or the system's."""
     import urllib3
 
-    retries = urllib3.Retry(total=_RETRIES, backoff_factor=_BACKOFF_SECONDS, status_forcelist=_BUSY)
+    # Of connections alone: `patience` asks busy servers again, says so and has a limit.
+    retries = urllib3.Retry(
+        total=_RETRIES, backoff_factor=_BACKOFF_SECONDS, respect_retry_after_header=False
+    )
     settings: dict[str, Any] = {
         "retries": retries,
         "timeout": urllib3.Timeout(connect=_CONNECT_SECONDS, read=_READ_SECONDS),
@@ -199,21 +199,27 @@ def _open_http(
 ) -> Iterator[tuple[BinaryIO, int]]:
     import urllib3
 
-    everything = {**headers, **_credentials(url)}
+    response = patience.answer(url, redacted(url), lambda: _ask(url, headers, method), _RETRIES)
     try:
-        response = _manager(url).request(
-            method, _without_user(url), headers=everything, preload_content=False
-        )
-    except urllib3.exceptions.HTTPError as fault:
-        raise unreachable(url, fault) from fault
-    try:
-        _check_status(url, response.status)
+        _check_status(url, response)
         yield response, _start(url, response)  # type: ignore[misc]
     except urllib3.exceptions.HTTPError as fault:
         message = f"{redacted(url)}: the connection broke: {type(fault).__name__}"
         raise BrokenError(message, "check the network, then run the command again") from fault
     finally:
         response.close()  # a connection with a body half read serves no other request
+
+
+def _ask(url: str, headers: Mapping[str, str], method: str) -> urllib3.BaseHTTPResponse:
+    import urllib3
+
+    everything = {**headers, **_credentials(url)}
+    try:
+        return _manager(url).request(
+            method, _without_user(url), headers=everything, preload_content=False
+        )
+    except urllib3.exceptions.HTTPError as fault:
+        raise unreachable(url, fault) from fault
 
 
 def _start(url: str, response: urllib3.BaseHTTPResponse) -> int:
@@ -228,7 +234,8 @@ def _start(url: str, response: urllib3.BaseHTTPResponse) -> int:
     return int(first)
 
 
-def _check_status(url: str, status: int) -> None:
+def _check_status(url: str, response: urllib3.BaseHTTPResponse) -> None:
+    status = response.status
     if status in (_OK, _PARTIAL):
         return
     message = f"{redacted(url)}: answered {status}"
@@ -236,7 +243,12 @@ def _check_status(url: str, status: int) -> None:
         raise NotFoundError(message)
     if status == _NO_SUCH_RANGE:
         raise RangeError(message, "the place has fewer bytes than were locked: check it")
-    if status in _REFUSED:
+    if status in patience.BUSY:
+        raise patience.busy(message, response.headers)
+    if status in patience.REFUSED and (other := patience.other_host(url, response)):
+        message = f"{redacted(url)}: sends to {other}, which answered {status}"
+        raise ResolveError(message, "check the proxy between here and there")
+    if status in patience.REFUSED:
         raise RefusedError(message, "check the credentials in your settings")
     raise ResolveError(message, "check the address and the credentials in your settings")
 
