@@ -10,15 +10,17 @@ import contextlib
 import errno
 import fcntl
 import os
+import sys
 import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import platformdirs
 
 from builder.errors import HostError
+from builder.units import human_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -87,6 +89,36 @@ def check_writable(folder: Path) -> None:
         raise unwritable(folder, fault) from fault
     if nearest.is_dir() and not os.access(nearest, os.W_OK | os.X_OK):
         raise unwritable(folder, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
+
+
+class Identity(NamedTuple):
+    """What is another as soon as a file is replaced, written or resized."""
+
+    device: int
+    inode: int
+    size: int
+    modified: int
+    changed: int
+
+
+def identity(stat: os.stat_result) -> Identity:
+    """Return which file this is, and as of when."""
+    return Identity(stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+
+
+def free_bytes(folder: Path) -> int:
+    """Return how much can be written where `folder` is; a file system that cannot say has room."""
+    status = os.statvfs(folder)
+    return status.f_bavail * status.f_frsize if status.f_blocks else sys.maxsize
+
+
+def check_space(folder: Path, needed: int) -> None:
+    """Raise HostError unless `needed` bytes can be written where `folder` is."""
+    free = free_bytes(folder)
+    if needed > free:
+        wanted, found = human_bytes(needed), human_bytes(free)
+        message = f"{folder}: expected {wanted} of free space, got {found}"
+        raise HostError(message, "free space, or choose a folder on another file system")
 
 
 def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:

@@ -14,11 +14,11 @@ import zstandard
 from builder import outputs
 from builder.digest import of_bytes
 from builder.errors import HostError, IntegrityError, UsageError
-from builder.oci import layer as layers
 from builder.oci import layout
 from builder.oci.image import Image, make_image
-from builder.oci.layer import Layer, WeightFile
+from builder.oci.layer import Layer
 from builder.oci.store import Store
+from builder.oci.weights import WeightFile, weigh, weight_layer
 
 NAME = "registry.test:5000/team/llama:1.0"
 CREATED = "2026-05-10T00:00:00Z"
@@ -30,8 +30,8 @@ def weights(folder: Path) -> Layer:
     path = folder / "model.safetensors"
     path.write_bytes(WEIGHTS)
     sha256 = hashlib.sha256(WEIGHTS).hexdigest()
-    digest = layers.weigh(path, sha256, lambda _: None).layer
-    return layers.weight_layer([WeightFile(path, sha256, len(WEIGHTS))], digest, "weights")
+    files = [WeightFile(path, sha256, len(WEIGHTS))]
+    return weight_layer(files, weigh(files, lambda _: None), "weights")
 
 
 def made(folder: Path, name: str = NAME, command: str = "serve") -> Image:
@@ -189,12 +189,25 @@ def test_a_truncated_blob_of_a_layout_is_written_again(image: Image, tmp_path: P
     check_semantics(folder, index(folder)[0])
 
 
+def test_a_changed_blob_of_a_layout_is_written_again(
+    image: Image, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "out"
+    written(image, folder)
+    path = folder / "blobs" / "sha256" / image.layers[0].digest[7:]
+    path.write_bytes(bytes(image.layers[0].size))
+    assert written(image, folder) == image.size
+    check_semantics(folder, index(folder)[0])
+    assert capsys.readouterr().err == f"warning: {path}: was damaged, is written again\n"
+
+
 def test_weights_that_changed_leave_no_index(image: Image, tmp_path: Path) -> None:
     (tmp_path / "made" / "model.safetensors").write_bytes(b"v" * 5000)
     with pytest.raises(IntegrityError, match="expected layer sha256:"):
         written(image, tmp_path / "out")
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["blobs", "oci-layout"]
-    assert len(list((tmp_path / "out" / "blobs" / "sha256").iterdir())) == 1
+    for path in (tmp_path / "out" / "blobs" / "sha256").iterdir():
+        assert of_bytes(path.read_bytes()) == f"sha256:{path.name}" != image.layers[1].digest
     outputs.parse(f"oci:{tmp_path}/out").check()  # the next run goes on in it
 
 
@@ -225,6 +238,7 @@ def test_a_damaged_index_is_refused(image: Image, tmp_path: Path, text: str) -> 
     with pytest.raises(UsageError) as caught:
         written(image, tmp_path / "out")
     assert caught.value.message == f"{place}: is no index of an OCI layout"
+    assert place.read_text() == text
 
 
 def unpacked(image: Image, folder: Path) -> Path:

@@ -7,22 +7,22 @@ that is not whole.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from builder import files
-from builder.digest import Digest, hex_of, of_bytes
+from builder.digest import hex_of, of_bytes
 from builder.errors import UsageError
-from builder.oci import tar
+from builder.oci import tar, verified
+from builder.oci.blobs import Advance, BlobFolder
 from builder.oci.image import INDEX_TYPE, MANIFEST_TYPE, Image, canonical
+from builder.oci.layer import Layer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 _LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 _BLOBS = "blobs/sha256"
-
-Advance = Callable[[int], object]
 
 
 def index_of(image: Image, others: Sequence[Any] = ()) -> bytes:
@@ -56,21 +56,17 @@ def _qualified(name: str) -> str:
 
 
 def write_folder(image: Image, folder: Path, advance: Advance) -> None:
-    """Write the image as a layout folder, keeping blobs that are there already."""
+    """Write the image as a layout folder, keeping blobs that are there already and right."""
+    index = folder / "index.json"
+    _others(image, index)
     # First of all: a folder that an interrupted run left is known for what it is.
     files.write_atomic(folder / "oci-layout", _LAYOUT)
-    blobs = folder / _BLOBS
-    for digest, size, chunks in _blobs(image):
-        path = blobs / hex_of(digest)
-        if path.exists() and path.stat().st_size == size:
-            advance(size)
-            continue
-        with files.writing(path) as file:
-            for chunk in chunks():
-                file.write(chunk)
-                advance(len(chunk))
-    index = index_of(image, _others(image, folder / "index.json"))
-    files.write_atomic(folder / "index.json", index)
+    earlier = verified.recall(index)
+    blobs = BlobFolder(folder / _BLOBS, advance, earlier)
+    blobs.put(_blobs(image))
+    with files.writing(index) as file:
+        file.write(index_of(image, _others(image, index)))
+        verified.remember(file.fileno(), blobs.marks, earlier)
 
 
 def _others(image: Image, index: Path) -> list[Any]:
@@ -113,8 +109,8 @@ def archive_chunks(image: Image) -> Iterator[bytes]:
 
 
 def _members(image: Image) -> Iterator[tuple[str, int, Callable[[], Iterator[bytes]]]]:
-    for digest, size, chunks in _blobs(image):
-        yield f"{_BLOBS}/{hex_of(digest)}", size, chunks
+    for blob in _blobs(image):
+        yield f"{_BLOBS}/{hex_of(blob.digest)}", blob.size, blob.chunks
     for name, data in (
         ("oci-layout", _LAYOUT),
         ("manifest.json", _docker_manifest(image)),
@@ -123,14 +119,23 @@ def _members(image: Image) -> Iterator[tuple[str, int, Callable[[], Iterator[byt
         yield name, len(data), lambda data=data: iter((data,))  # type: ignore[misc]
 
 
-def _blobs(image: Image) -> Iterator[tuple[Digest, int, Callable[[], Iterator[bytes]]]]:
-    seen = set()
-    for layer in image.layers:
-        if layer.digest not in seen:
-            seen.add(layer.digest)
-            yield layer.digest, layer.size, layer.chunks
-    for data in (image.config, image.manifest):
-        yield of_bytes(data), len(data), lambda data=data: iter((data,))  # type: ignore[misc]
+def _blobs(image: Image) -> list[Layer]:
+    """Return what lies under its digest: each layer once, config and manifest."""
+    layers = {layer.digest: layer for layer in image.layers}
+    return [*layers.values(), *map(_document, (image.config, image.manifest))]
+
+
+def _document(data: bytes) -> Layer:
+    """Return config or manifest as what they are to a layout: one more blob."""
+    digest = of_bytes(data)
+    return Layer(
+        digest=digest,
+        size=len(data),
+        diff_id=digest,
+        media_type="application/json",
+        title="",
+        pieces=(data,),
+    )
 
 
 def _docker_manifest(image: Image) -> bytes:
