@@ -1,4 +1,7 @@
-"""Where a built image goes: `oci:DIR`, `oci-archive:FILE` or `docker`."""
+"""Where a built image goes: `oci:DIR`, `oci-archive:FILE`, `docker`, or a registry.
+
+A place says which layers it has not got, so that nothing is fetched or read for the others.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from builder import console, files
+from builder.digest import hex_of
 from builder.errors import UsageError
+from builder.units import human_bytes
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from builder.digest import Digest
     from builder.oci.image import Image
+    from builder.oci.layer import Layer
+    from builder.oci.push import Push, Pushed
+    from builder.oci.registry import Repository, Settings
+    from builder.reference import Reference
 
 SYNTAX = "oci:DIR, oci-archive:FILE or docker"
 
@@ -21,8 +33,16 @@ class Output(Protocol):
     def check(self) -> None:
         """Refuse a place that cannot take it, before any work is done."""
 
+    def lacks(self, image: Image) -> frozenset[Digest]:
+        """Return the layers whose bytes `write` will read."""
+
     def write(self, image: Image) -> None:
         """Bring the image there."""
+
+
+def every_layer(image: Image) -> frozenset[Digest]:
+    """Return the layers of an image."""
+    return frozenset(layer.digest for layer in image.layers)
 
 
 def parse(text: str, *, force: bool = False) -> Output:
@@ -38,6 +58,16 @@ def parse(text: str, *, force: bool = False) -> Output:
     raise UsageError(message)
 
 
+def registry(text: str, mount_from: Sequence[str], plain_http: Sequence[str]) -> Registry:
+    """Return the registry that a flag's value names."""
+    from builder.oci.registry import Settings
+    from builder.reference import parse as parse_reference
+    from builder.sources.web import certificates
+
+    settings = Settings(plain_http=frozenset(plain_http), certificates=certificates())
+    return Registry(parse_reference(text), tuple(mount_from), settings)
+
+
 @dataclass(frozen=True)
 class Folder:
     """An OCI layout; one that exists is brought up to date."""
@@ -49,6 +79,14 @@ class Folder:
         from builder.oci import layout
 
         layout.check_folder(self.path)
+
+    def lacks(self, image: Image) -> frozenset[Digest]:
+        """Return the layers that have no blob of their size there."""
+        return frozenset(layer.digest for layer in image.layers if not self._has(layer))
+
+    def _has(self, layer: Layer) -> bool:
+        path = self.path / "blobs" / "sha256" / hex_of(layer.digest)
+        return path.is_file() and path.stat().st_size == layer.size
 
     def write(self, image: Image) -> None:
         """Write blobs, then the index."""
@@ -75,6 +113,10 @@ class Archive:
             message = f"{self.path}: exists already"
             raise UsageError(message, "add --force to replace it, or choose another file")
 
+    def lacks(self, image: Image) -> frozenset[Digest]:
+        """Return all: an archive is written anew."""
+        return every_layer(image)
+
     def write(self, image: Image) -> None:
         """Stream the archive into the file."""
         from builder.oci import layout
@@ -99,6 +141,10 @@ class Docker:
 
         Engine.connect()
 
+    def lacks(self, image: Image) -> frozenset[Digest]:
+        """Return all: engines do not say what they have."""
+        return every_layer(image)
+
     def write(self, image: Image) -> None:
         """Stream the image into the engine."""
         from builder.engine.docker import Docker as Engine
@@ -106,3 +152,81 @@ class Docker:
 
         with console.step(f"loaded {image.name}"), console.progress("load", image.size) as bar:
             Engine.connect().load(layout.archive_chunks(image), bar.advance)
+
+
+@dataclass(frozen=True)
+class Cache:
+    """This machine's cache: the image is described, and every file of it is here."""
+
+    def check(self) -> None:
+        """Take anything."""
+
+    def lacks(self, image: Image) -> frozenset[Digest]:
+        """Return all: what is here already is not fetched again."""
+        return every_layer(image)
+
+    def write(self, image: Image) -> None:
+        """Write nothing: layers are in the store, weights where they lie."""
+
+
+class Registry:
+    """A repository of a registry, under a tag."""
+
+    def __init__(
+        self, reference: Reference, mount_from: tuple[str, ...], settings: Settings
+    ) -> None:
+        self.reference = reference
+        self.pushed: Pushed | None = None
+        self._mount_from, self._settings = mount_from, settings
+        self._repository: Repository | None = None
+        self._push: Push | None = None
+
+    def check(self) -> None:
+        """Refuse a registry that does not answer, or sources it cannot mount from."""
+        from builder.oci.push import source_repository
+        from builder.oci.registry import Repository
+
+        for source in self._mount_from:
+            source_repository(source, self.reference)
+        self._repository = Repository.open(self.reference, self._settings)
+
+    def lacks(self, image: Image) -> frozenset[Digest]:
+        """Return the layers that are neither there nor can be mounted from where they are."""
+        from builder.oci.push import Push
+        from builder.oci.registry import Repository
+
+        repository = self._repository or Repository.open(self.reference, self._settings)
+        self._push = Push(image, repository, self._sources(image))
+        return self._push.lacks()
+
+    def _sources(self, image: Image) -> tuple[str, ...]:
+        """Return the asked repositories, and that of the image's own name if it is there too."""
+        from builder.reference import parse as parse_reference
+
+        own = parse_reference(image.name)
+        is_near = own.registry == self.reference.registry
+        return (*self._mount_from, f"{own.registry}/{own.repository}")[: None if is_near else -1]
+
+    def write(self, image: Image) -> None:
+        """Send what is lacking, then the manifest, then the tag."""
+        lacking = self.lacks(image) if self._push is None else self._push.lacks()
+        push = self._push
+        if push is None:  # pragma: no cover - `lacks` made it
+            return
+        sizes = {layer.digest: layer.size for layer in image.layers}
+        total = sum(sizes[digest] for digest in lacking)
+        with (
+            console.step(f"pushed {self.reference}"),
+            console.progress(f"push {len(lacking)} layers", total) as bar,
+        ):
+            self.pushed = push.send(bar.advance)
+        console.note(_told(self.pushed))
+
+
+def _told(pushed: Pushed) -> str:
+    again = f", {human_bytes(pushed.sent_again_bytes)} of them again"
+    return (
+        f"{pushed.sent} blobs sent ({human_bytes(pushed.sent_bytes)}"
+        f"{again if pushed.sent_again_bytes else ''}), "
+        f"{pushed.mounted} mounted, {pushed.present} there already"
+    )

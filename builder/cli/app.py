@@ -10,9 +10,9 @@ import typer
 from typer.core import TyperGroup
 
 from builder import __version__, console, pipeline
-from builder.cli import render, run, smoke
+from builder.cli import build, plan, render, run, smoke, store
+from builder.cli.missing import show_missing
 from builder.errors import Interrupted, StaleLockError, UsageError
-from builder.oci.layer import Compression
 from builder.units import human_bytes
 
 
@@ -42,9 +42,6 @@ StackPath = Annotated[Path, typer.Argument(metavar="STACK", help="The stack file
 StackPaths = Annotated[list[Path], typer.Argument(metavar="STACK...", help="Stack files.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Change nothing, say what would be.")]
-CompressionFlag = Annotated[
-    str, typer.Option("--compression", metavar="zstd|gzip|none", help="Of all but weights.")
-]
 
 
 def _print_version(wanted: bool) -> None:
@@ -151,7 +148,7 @@ def fetch(
 ) -> None:
     """Download and verify everything a lock names."""
     if dry_run:
-        _would_fetch(pipeline.missing(stack), json=json)
+        show_missing(pipeline.missing(stack), json=json)
         return
     locked, places = pipeline.fetch(stack, into)
     total = sum(path.stat().st_size for path in places.values())
@@ -160,106 +157,9 @@ def fetch(
         console.emit_json({digest: str(path) for digest, path in sorted(places.items())})
 
 
-def _would_fetch(missing: Sequence[Any], *, json: bool) -> None:
-    if json:
-        rows = [{"file": item.label, "size": item.size} for item in missing]
-        console.emit_json(rows)
-        return
-    for item in missing:
-        console.emit(f"{human_bytes(item.size):>10}  {item.label}")
-    total = sum(item.size for item in missing)
-    console.note(f"would download {len(missing)} files, {human_bytes(total)}")
-
-
-@app.command()
-def build(
-    stack: StackPath,
-    *,
-    output: Annotated[
-        list[str],
-        typer.Option(
-            "--output", "-o", metavar="OUTPUT", help="oci:DIR, oci-archive:FILE or docker."
-        ),
-    ] = [],  # noqa: B006 - typer copies it
-    compression: CompressionFlag = "zstd",
-    executor: Annotated[
-        str, typer.Option("--executor", metavar="native|buildkit", help="Who writes the layers.")
-    ] = "native",
-    locked: Annotated[bool, typer.Option("--locked", help="Fail if there is no lock.")] = False,
-    tag: Annotated[str | None, typer.Option(help="Tag of the image's name.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an archive.")] = False,
-    dry_run: DryRun = False,
-    json: Json = False,
-) -> None:
-    """Assemble the image of a stack; prints its digest."""
-    options = pipeline.BuildOptions(
-        compression=compression_of(compression),
-        outputs=outputs_of(output, force=force),
-        may_lock=not locked,
-        tag=tag,
-    )
-    if dry_run:
-        _would_build(pipeline.forecast(stack, options), json=json)
-        return
-    if render.is_buildkit(executor):
-        render.build(stack, options, json=json)
-        return
-    built = pipeline.build(stack, options)
-    image = built.image
-    console.note(f"{image.name}: {len(image.layers)} layers, {human_bytes(image.size)}")
-    if not output:
-        console.note("kept in the cache; --output brings it to a folder, an archive or Docker")
-    console.emit_json(described(built)) if json else console.emit(image.digest)
-
-
-def _would_build(forecast: pipeline.Forecast, *, json: bool) -> None:
-    if json:
-        rows = [{"title": title, "known": known} for title, known in forecast.layers]
-        size = sum(item.size for item in forecast.downloads)
-        console.emit_json({"layers": rows, "download_bytes": size})
-        return
-    for title, known in forecast.layers:
-        console.emit(f"{'known' if known else 'write':>10}  {title}")
-    _would_fetch(forecast.downloads, json=False)
-
-
-def compression_of(text: str) -> Compression:
-    """Return the compression that a flag's value names."""
-    for known in ("zstd", "gzip", "none"):
-        if text == known:
-            return known
-    message = f"--compression: expected zstd, gzip or none, got `{text}`"
-    raise UsageError(message)
-
-
-def outputs_of(texts: Sequence[str], *, force: bool) -> tuple[Any, ...]:
-    """Return the outputs that flags name."""
-    from builder import outputs
-
-    return tuple(outputs.parse(text, force=force) for text in texts)
-
-
-def described(built: pipeline.Built) -> dict[str, Any]:
-    """Return an image as JSON shows it."""
-    image = built.image
-    return {
-        "name": image.name,
-        "digest": image.digest,
-        "size": image.size,
-        "lock": str(built.locked.lock_path),
-        "layers": [
-            {
-                "title": layer.title,
-                "digest": layer.digest,
-                "diff_id": layer.diff_id,
-                "size": layer.size,
-                "media_type": layer.media_type,
-            }
-            for layer in image.layers
-        ],
-    }
-
-
+build.register(app)
+plan.register(app)
 run.register(app)
 render.register(app)
 smoke.register(app)
+store.register(app)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from builder import console, files
+from builder.outputs import Cache
 from builder.pipeline.locking import Locked, current
 from builder.sources.downloads import Downloads
+from builder.units import human_bytes
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
+    from builder.assemble import Inputs
+    from builder.digest import Digest
     from builder.oci.image import Image
     from builder.oci.layer import Compression
     from builder.outputs import Output
@@ -21,9 +26,11 @@ if TYPE_CHECKING:
 def fetch(stack_path: Path, into: Path | None = None) -> tuple[Locked, dict[str, Path]]:
     """Bring everything a lock names into the cache, and lay it out in `into` if that is given."""
     from builder import fetch as fetcher
+    from builder.oci import uses
     from builder.sources import local
 
     locked = current(stack_path, may_lock=True)
+    uses.hold(files.cache_folder())
     downloads = Downloads(files.cache_folder())
     fetcher.verify(locked.lock, downloads)
     places = fetcher.fetch(locked.lock, locked.folder, downloads)
@@ -51,7 +58,10 @@ class BuildOptions:
     compression: Compression = "zstd"
     outputs: tuple[Output, ...] = field(default=())
     may_lock: bool = True
+    """Whether a lock may be made, or completed with the digests of weight layers."""
     tag: str | None = None
+    is_streamed: bool = False
+    """Whether weights that are not here are read from the hub as they are needed, not fetched."""
 
 
 @dataclass(frozen=True)
@@ -63,14 +73,20 @@ class Built:
 
 
 def build(stack_path: Path, options: BuildOptions) -> Built:
-    """Assemble the image of a stack and bring it to every output."""
-    for output in options.outputs:
+    """Assemble the image of a stack and bring it to every output, or to the cache if none is named.
+
+    Weights whose layer digest is known are fetched and read only if an output lacks the layer.
+    """
+    targets = options.outputs or (Cache(),)
+    for output in targets:
         output.check()
     locked = current(stack_path, may_lock=options.may_lock)
-    image = assemble(locked, options)
-    for output in options.outputs:
-        output.write(image)
-    return Built(locked, image)
+    built = assemble(locked, options)
+    lacking = frozenset().union(*(output.lacks(built.image) for output in targets))
+    _bring(built, lacking, options)
+    for output in targets:
+        output.write(built.image)
+    return built
 
 
 @dataclass(frozen=True)
@@ -99,20 +115,78 @@ def forecast(stack_path: Path, options: BuildOptions) -> Forecast:
     return Forecast(assembler.known(), tuple(item for item in missing if item.sha256 in needed))
 
 
-def assemble(locked: Locked, options: BuildOptions) -> Image:
-    """Fetch what unknown layers need, write them, and return the image."""
+def assemble(locked: Locked, options: BuildOptions) -> Built:
+    """Fetch what unknown layers need, write or weigh them, and return the image."""
     from builder import assemble as assembly
-    from builder import fetch as fetcher
     from builder.oci.store import Store
     from builder.recipe import image_name, recipe
 
-    cache = files.cache_folder()
-    plan, store = recipe(locked.lock), Store(cache)
-    store.sweep()
+    store = Store(files.cache_folder())
+    store.begin()
+    locked = weighed(locked, options)
+    plan = recipe(locked.lock)
     assembler = assembly.Assembler(plan, store, options.compression)
-    needed = assembler.needs()
     with console.step("files of the lock"):
-        places = fetcher.fetch(locked.lock, locked.folder, Downloads(cache), needed)
+        inputs = _inputs(locked, assembler.needs(), options)
     with console.step(f"{len(plan.parts)} layers"):
         name = image_name(locked.lock, options.tag)
-        return assembly.assemble(plan, assembler, places, name)
+        image = assembly.assemble(plan, assembler, inputs, name)
+    return Built(locked, image)
+
+
+def weighed(locked: Locked, options: BuildOptions) -> Locked:
+    """Complete a lock with the digests of its weight layers; reads those that nobody knows.
+
+    They are part of the lock that an image names, so this comes before anything else.
+    """
+    from builder import assemble as assembly
+    from builder import lock as locks
+    from builder.oci.memo import WeightMemo
+    from builder.recipe import recipe
+
+    memo = WeightMemo(files.cache_folder(), locks.PACKER_VERSION)
+    parts = assembly.weights_of(recipe(locked.lock))
+    inputs = _inputs(locked, assembly.unweighed(parts, memo), options)
+    layers = assembly.weight_layers(parts, inputs.contents, memo)
+    digests = {file.sha256: layers[part].digest for part in parts for file in part.files}
+    lock = locks.with_layers(locked.lock, digests)
+    if lock == locked.lock:
+        return locked
+    if options.may_lock:
+        locks.write(locked.lock_path, lock)
+        console.note(f"{locked.lock_path}: added the digests of weight layers")
+    else:
+        console.warn(f"{locked.lock_path}: lacks digests of weight layers: build without --locked")
+    return replace(locked, lock=lock)
+
+
+def _inputs(locked: Locked, needed: Collection[str], options: BuildOptions) -> Inputs:
+    """Fetch the files that have to be read, and say where the weights are, here or not."""
+    from builder import fetch as fetcher
+    from builder.assemble import Inputs
+
+    lock, downloads = locked.lock, Downloads(files.cache_folder())
+    streams = fetcher.streams(lock, downloads) if options.is_streamed else {}
+    places = fetcher.fetch(lock, locked.folder, downloads, set(needed) - streams.keys())
+    return Inputs(places, {**fetcher.model_places(lock, locked.folder, downloads), **streams})
+
+
+def _bring(built: Built, lacking: Collection[Digest], options: BuildOptions) -> None:
+    """Fetch the weights that an output is going to read, and no others."""
+    from builder import fetch as fetcher
+    from builder.recipe import WeightsPart, recipe
+
+    locked = built.locked
+    parts = zip(recipe(locked.lock).parts, built.image.layers, strict=True)
+    wanted = [
+        file
+        for part, layer in parts
+        if isinstance(part, WeightsPart) and layer.digest in lacking
+        for file in part.files
+    ]
+    downloads = Downloads(files.cache_folder())
+    streams = fetcher.streams(locked.lock, downloads) if options.is_streamed else {}
+    needed = {file.sha256 for file in wanted} - streams.keys()
+    for file in fetcher.absent_weights(locked.lock, needed, downloads):
+        console.note(f"{file.path} ({human_bytes(file.size)}) is needed and not here: fetching it")
+    fetcher.fetch(locked.lock, locked.folder, downloads, needed)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from builder import files
 from builder.errors import UsageError
+from builder.pipeline.building import BuildOptions, weighed
 from builder.pipeline.locking import Locked, current
 from builder.sources.downloads import Downloads
 
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from builder.buildkit import Context, Inputs, Target
     from builder.digest import Digest
     from builder.outputs import Output
-    from builder.pipeline.building import BuildOptions
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,11 @@ def _context_inputs(locked: Locked, tag: str | None) -> Inputs:
     from builder.oci.store import Store
     from builder.recipe import image_name, recipe
 
-    lock, cache = locked.lock, files.cache_folder()
+    lock, cache = weighed(locked, BuildOptions()).lock, files.cache_folder()
     plan = recipe(lock)
-    parts = ContextParts(plan, Store(cache))
+    store = Store(cache)
+    store.begin()
+    parts = ContextParts(plan, store)
     places = fetcher.fetch(lock, locked.folder, Downloads(cache), parts.needs())
     base, trees = parts.layers(places)
     model = lock.stack["model"].get("path")

