@@ -155,11 +155,84 @@ def test_a_damaged_record_is_not_recalled(tmp_path: Path, text: str) -> None:
     assert store.recall("key") is None
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("title", "other"), ("size", 3146332), ("diff_id", f"sha256:{'0' * 64}"), ("check", "")],
+)
+def test_a_record_that_was_altered_is_not_recalled(
+    tmp_path: Path, field: str, value: object
+) -> None:
+    store = Store(tmp_path)
+    store.remember("key", build(store))
+    path = store.record_path("key")
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | {field: value}))
+    assert store.recall("key") is None
+    assert store.recorded("key") is None
+
+
+def test_a_record_speaks_for_its_own_key_only(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.remember("key", build(store))
+    store.record_path("key").rename(store.record_path("other"))
+    assert store.recall("other") is None
+
+
+def test_a_small_blob_with_other_bytes_is_not_recalled_and_is_written_again(
+    tmp_path: Path,
+) -> None:
+    store = Store(tmp_path)
+    layer = store.build_layer("small", "none", lambda tar: tar.file("a", 1, [b"a"]))
+    store.remember("key", layer)
+    path = store.blob_path(layer.digest)
+    path.chmod(0o644)
+    path.write_bytes(bytes(layer.size))
+    assert store.recall("key") is None
+    assert store.build_layer("small", "none", lambda tar: tar.file("a", 1, [b"a"])) == layer
+    assert store.recall("key") == layer
+
+
+@pytest.mark.parametrize("bytes_there", [b"", b"other!", b"conf"], ids=["empty", "wrong", "short"])
+def test_what_is_put_replaces_what_is_damaged(tmp_path: Path, bytes_there: bytes) -> None:
+    store = Store(tmp_path)
+    path = store.blob_path(of_bytes(b"config"))
+    path.parent.mkdir(parents=True)
+    path.write_bytes(bytes_there)
+    assert store.put(b"config") == of_bytes(b"config")
+    assert path.read_bytes() == b"config"
+
+
+def test_a_blob_that_goes_after_it_was_recalled_is_named_and_made_again(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    layer = build(store)
+    store.remember("key", layer)
+    recalled = store.recall("key")
+    assert recalled is not None
+    path = store.blob_path(layer.digest)
+    path.unlink()
+    with pytest.raises(IntegrityError, match=str(path)):
+        list(recalled.chunks())
+    assert store.recall("key") is None
+    assert build(store) == layer
+
+
+def test_what_is_used_is_touched(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    layer = build(store)
+    store.remember("key", layer)
+    used = [store.record_path("key"), store.blob_path(layer.digest)]
+    for path in used:
+        os.utime(path, (0, 0))
+    assert store.recall("key") == layer
+    assert [path for path in used if path.stat().st_mtime < 1] == []
+
+
 def test_a_record_names_no_place(tmp_path: Path) -> None:
     store = Store(tmp_path)
     layer = build(store)
     store.remember("key", layer)
-    assert json.loads((tmp_path / "layers" / "key.json").read_bytes()) == {
+    record = json.loads((tmp_path / "layers" / "key.json").read_bytes())
+    assert record.pop("check").startswith("sha256:")
+    assert record == {
         "diff_id": layer.diff_id,
         "digest": layer.digest,
         "media_type": layer.media_type,
