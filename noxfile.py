@@ -38,6 +38,13 @@ def integration(session: nox.Session) -> None:
     session.run("pytest", "-m", f"not ({FAST})", *session.posargs)
 
 
+@nox.session(default=False)
+def faults(session: nox.Session) -> None:
+    """Kill, and fail, a small build at every system call that changes a file: minutes."""
+    install(session, "test")
+    session.run("python", "-m", "tests.faults", *session.posargs)
+
+
 @nox.session(default=False, tags=["update"])
 def relock(session: nox.Session) -> None:
     """Move every pin to what its stack allows today."""

@@ -61,13 +61,19 @@ def writing(path: Path, mode: int = 0o644) -> Iterator[BinaryIO]:
         raise unwritable(path, fault) from fault
     finally:
         if temporary is not None:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # what went wrong before says more
+                temporary.unlink()
 
 
 def temporary_in(folder: Path) -> tuple[int, Path]:
     """Open a new temporary file, locked for as long as it is open: see `sweep`."""
     descriptor, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=folder)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError:
+        os.close(descriptor)
+        Path(name).unlink()
+        raise
     return descriptor, Path(name)
 
 

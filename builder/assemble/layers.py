@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from builder import console, files
 from builder.assemble.base import write_base
@@ -184,9 +184,11 @@ class Assembler:
 
     def _recall_skipped(self) -> dict[str, list[str]] | None:
         try:
-            return dict(json.loads(self._collision_path().read_bytes()))
-        except (OSError, ValueError, TypeError):
+            record = json.loads(self._collision_path().read_bytes())
+            skipped = dict(record["skipped"])
+        except (OSError, ValueError, TypeError, KeyError):
             return None
+        return skipped if record == _checked(skipped) else None
 
     def _find_collisions(self, places: Places) -> dict[str, list[str]]:
         python = next(p.python for p in self._recipe.parts if isinstance(p, WheelsPart))
@@ -194,9 +196,15 @@ class Assembler:
             skipped, collisions = collide(_opened(stack, self._wheels, places, python))
         for collision in collisions:
             console.warn(str(collision))
-        text = json.dumps(skipped, sort_keys=True)
+        text = json.dumps(_checked(skipped), sort_keys=True)
         files.write_atomic(self._collision_path(), text.encode())
         return skipped
+
+
+def _checked(skipped: Mapping[str, list[str]]) -> dict[str, Any]:
+    """Return what is recorded of collisions, with a digest of itself: damage is no knowledge."""
+    text = json.dumps(skipped, sort_keys=True)
+    return {"skipped": skipped, "check": hashlib.sha256(text.encode()).hexdigest()}
 
 
 def _verified(places: Places, sha256: str, label: str) -> Path:

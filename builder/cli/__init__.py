@@ -59,9 +59,10 @@ def _run(arguments: list[str]) -> int:
         sys.stdout = None
         return 0
     except OSError as fault:
-        if "--debug" in arguments or fault.filename is None:
+        if "--debug" in arguments or fault.strerror is None:
             raise
-        console.fail(f"{fault.filename}: {(fault.strerror or 'cannot be used').lower()}", "")
+        place = f"{fault.filename}: " if fault.filename else ""
+        console.fail(f"{place}{fault.strerror.lower()}", "" if place else "--debug shows where")
         return HostError.exit_code
     return 0
 

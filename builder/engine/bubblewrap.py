@@ -20,6 +20,7 @@ from builder import catalogue, files
 from builder.assemble import deb
 from builder.errors import BuilderError, HostError
 from builder.lock import DebianPackage
+from builder.oci import uses
 from builder.sources import debian
 from builder.sources.downloads import Downloads, Wanted
 
@@ -103,6 +104,7 @@ def _unpacked(
 ) -> Path:
     """Return `folder`, filled with the files that match `wanted` unless it is there already."""
     if folder.is_dir():
+        uses.touch(folder.parent)
         return folder
     downloads = Downloads(cache)
     downloads.fetch([_wanted(package) for package in packages])

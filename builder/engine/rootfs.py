@@ -28,6 +28,7 @@ import zstandard
 from builder import console, files
 from builder.engine.tree import Refused, Tree
 from builder.errors import IntegrityError
+from builder.oci import uses
 from builder.units import human_bytes
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def unpack(image: Image, cache: Path) -> Rootfs:
         HostError: the folder cannot be written.
     """
     rootfs = place(image, cache)
-    if rootfs.path.is_dir():
+    if uses.touch(rootfs.path):
         return rootfs
     try:
         with _locked(rootfs.path.with_name(f"{rootfs.key}.lock")):

@@ -73,7 +73,8 @@ def content_chunks(content: Content) -> Iterator[bytes]:
             yield from iter(lambda: file.read(_CHUNK), b"")
     except OSError as fault:
         message = f"{content}: {(fault.strerror or 'unreadable').lower()}"
-        raise IntegrityError(message, "restore it, then run the command again") from fault
+        hint = "restore it, or if it is in the cache run the command again: it is made anew"
+        raise IntegrityError(message, hint) from fault
 
 
 @dataclass(frozen=True, kw_only=True)

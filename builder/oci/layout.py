@@ -61,6 +61,7 @@ def write_folder(image: Image, folder: Path, advance: Advance) -> None:
     _others(image, index)
     # First of all: a folder that an interrupted run left is known for what it is.
     files.write_atomic(folder / "oci-layout", _LAYOUT)
+    files.sweep(folder)
     earlier = verified.recall(index)
     blobs = BlobFolder(folder / _BLOBS, advance, earlier)
     blobs.put(_blobs(image))
