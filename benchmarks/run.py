@@ -8,10 +8,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import signal
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +31,8 @@ if TYPE_CHECKING:
 
     from benchmarks.inputs import Inputs
 
-_SLOW_SECONDS, _SLOW_RUNS = 60, 2
-"""Other tools that take longer than this run less often."""
+_SLOW_RUNS = 2
+"""Of other tools that take longer than `--slow`."""
 _RESERVE = 2 << 30
 """Bytes of the disk that are left alone."""
 _STATES = tuple(case.name for case in CASES)
@@ -64,6 +66,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--only", default=f"{','.join(_STATES)},small", help="end states, small (%(default)s)"
     )
+    parser.add_argument("--slow", type=float, default=60.0, help="seconds of a tool that runs less")
+    parser.add_argument("--contenders", default="", help="a pattern: only those, and the floors")
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results.json"))
     parser.add_argument("--work", type=Path, default=Path("/var/tmp/builder-benchmarks"))  # noqa: S108 - must be a disk, and is kept
     return parser
@@ -89,8 +93,9 @@ def _measure_sets(
         place.clean()
         _lock(place)
         for case in cases:
-            rows = _measure(case, place, options.runs)
-            others = [row for row in results["rows"] if not _same(row, rows[0])]
+            rows = _measure(_narrowed(case, options.contenders), place, options)
+            measured = [_identity(row) for row in rows]
+            others = [row for row in results["rows"] if _identity(row) not in measured]
             results["rows"] = others + rows
             options.json.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
         place.clean()
@@ -108,8 +113,13 @@ def _sets(
         yield making.small(root), [case for case in cases or CASES if case.takes_small]
 
 
-def _same(row: dict[str, Any], other: dict[str, Any]) -> bool:
-    return bool((row["set"], row["state"]) == (other["set"], other["state"]))
+def _narrowed(case: Case, pattern: str) -> Case:
+    chosen = [c for c in case.contenders if c.kind == "floor" or re.search(pattern, c.name)]
+    return replace(case, contenders=tuple(chosen))
+
+
+def _identity(row: dict[str, Any]) -> tuple[str, str, str]:
+    return row["set"], row["state"], row["contender"]
 
 
 def _lock(place: Place) -> None:
@@ -118,21 +128,21 @@ def _lock(place: Place) -> None:
     making.write_lock(place.inputs, said["layers"])
 
 
-def _measure(case: Case, place: Place, runs: int) -> list[dict[str, Any]]:
+def _measure(case: Case, place: Place, options: argparse.Namespace) -> list[dict[str, Any]]:
     rows = [_row(case, contender, place) for contender in case.contenders]
     pairs = list(zip(case.contenders, rows, strict=True))
     if case.keeps:
         for contender, row in pairs:
             place.clean()
             _prepare(contender, row, place)
-            for _ in range(runs):
-                _one(contender, row, place)
+            for _ in range(options.runs):
+                _one(contender, row, place, options.slow)
         place.clean()
         return rows
-    for _ in range(runs):
+    for _ in range(options.runs):
         for contender, row in pairs:
             place.clean()
-            _one(contender, row, place)
+            _one(contender, row, place, options.slow)
     return rows
 
 
@@ -164,10 +174,10 @@ def _prepare(contender: Contender, row: dict[str, Any], place: Place) -> None:
         row["fault"] = str(fault)
 
 
-def _one(contender: Contender, row: dict[str, Any], place: Place) -> None:
+def _one(contender: Contender, row: dict[str, Any], place: Place, slow: float) -> None:
     """Add one run, unless the contender is out or has run often enough."""
     seconds = [each["seconds"] for each in row["runs"]]
-    is_slow = contender.kind == "peer" and max(seconds, default=0) > _SLOW_SECONDS
+    is_slow = contender.kind == "peer" and max(seconds, default=0) > slow
     if "left_out" in row or "fault" in row or (is_slow and len(seconds) >= _SLOW_RUNS):
         return
     place.number += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
 import json
@@ -186,5 +187,9 @@ def blobs_of(manifest: bytes) -> list[dict[str, Any]]:
 
 def size_of(folder: Path) -> int:
     """Bytes on disk that are ours alone: not what has another name elsewhere."""
-    found = [path.lstat() for path in folder.rglob("*")]
-    return sum(status.st_blocks * 512 for status in found if status.st_nlink == 1)
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):  # gone meanwhile
+            status = path.lstat()
+            total += status.st_blocks * 512 if status.st_nlink == 1 else 0
+    return total
