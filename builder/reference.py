@@ -103,7 +103,7 @@ def _check_name(text: str, registry: str, repository: str) -> None:
         raise _nonsense(text, f"`{registry}` is not a host", "write HOST[:PORT]/NAME[:TAG]")
     if not _REPOSITORY.fullmatch(repository):
         if _REPOSITORY.fullmatch(repository.lower()):
-            raise _nonsense(text, "has capitals", f"write {repository.lower()}")
+            raise _nonsense(text, "has capitals", f"write {registry}/{repository.lower()}")
         hint = "use a-z, 0-9 and single `.`, `_`, `-` between them, parts divided by `/`"
         raise _nonsense(text, f"`{repository}` is not a name of a repository", hint)
     if _HEX64.fullmatch(repository.removeprefix("library/")):

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -91,6 +91,20 @@ def test_a_file_that_is_written_to_while_it_is_read(folder: Path) -> None:
 
     with pytest.raises(IntegrityError, match=r"model\.safetensors: changed while it was read"):
         local.pin(ASKED, folder, Meddler(folder / "memo", 1))
+
+
+def test_a_failure_ends_the_reading_of_other_files(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def chunks(path: Path) -> Iterator[bytes]:
+        if path.name == "config.json":
+            raise IntegrityError(str(path))
+        while True:
+            yield b"as long as nobody ends it"
+
+    monkeypatch.setattr(local, "content_chunks", chunks)
+    with pytest.raises(IntegrityError, match=r"config\.json"):
+        pin(folder)
 
 
 def test_shards_with_an_index(tmp_path: Path) -> None:

@@ -378,6 +378,35 @@ def test_what_was_written_anew_after_it_was_chosen_stays(cache: Path) -> None:
     assert Store(cache).recall("one") == made
 
 
+def odd_blobs(root: Path) -> list[Path]:
+    """What no builder puts there: a pipe, links and a folder."""
+    folder = root / "blobs" / "sha256"
+    pipe, link, dangling, tree = (folder / (digit * 64) for digit in "0123")
+    tree.mkdir(parents=True)
+    os.mkfifo(pipe)
+    link.symlink_to(placed(root.parent / "elsewhere"))
+    dangling.symlink_to("nothing")
+    odd = [pipe, link, dangling, tree]
+    for path in odd:
+        os.utime(path, (NOW - DAY, NOW - DAY), follow_symlinks=False)
+    return odd
+
+
+def test_what_is_no_file_is_removed_like_one(cache: Path) -> None:
+    odd = odd_blobs(cache)
+    assert swept(cache) == [f"blobs/sha256/{path.name}" for path in odd]
+    assert not any(os.path.lexists(path) for path in odd)
+    assert (cache.parent / "elsewhere").exists()
+
+
+def test_what_is_no_file_is_damage_unless_it_is_absent(cache: Path) -> None:
+    pipe, link, dangling, tree = odd_blobs(cache)
+    found = storing.verify_store(is_quick=False, dry_run=False)
+    assert {damage.item.path for damage in found.damages} == {pipe, link, tree}
+    assert not any(os.path.lexists(path) for path in (pipe, link, tree))
+    assert os.path.lexists(dangling)
+
+
 def test_what_is_gone_already_is_no_fault(cache: Path) -> None:
     path = download(cache, b"wheel", LONG_AGO)
     victims = collect.plan(cache, Limits(), NOW)
@@ -516,6 +545,6 @@ def test_limits_have_units(cache: Path, flag: str, text: str, kept: bool) -> Non
     assert path.exists() is kept
 
 
-@pytest.mark.parametrize("text", ["30", "d", "30 years", "-1d", "1e3d", ""])
+@pytest.mark.parametrize("text", ["30", "d", "30 years", "-1d", "1e3d", "9" * 400 + "d", ""])
 def test_limits_without_sense_are_refused(cache: Path, text: str) -> None:
     assert ran("gc", "--older-than", text)[0] == UsageError.exit_code

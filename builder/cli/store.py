@@ -17,7 +17,7 @@ _BYTES = {
     **{unit: 1000**power for power, unit in enumerate(("B", "kB", "MB", "GB", "TB"))},
     **{unit: 1024**power for power, unit in enumerate(("B", "KiB", "MiB", "GiB", "TiB"))},
 }
-_AMOUNT = re.compile(r"(\d+(?:\.\d+)?) ?([A-Za-z]+)")
+_AMOUNT = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?) ?([A-Za-z]+)")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Change nothing, say what would be.")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
@@ -75,7 +76,7 @@ def remove_leftover(item: Item) -> bool:
 def _claimed(path: Path) -> Iterator[bool]:
     """Lock a file or folder that nobody has locked, or tell that it is gone or somebody's."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        descriptor = _opened(path)
     except FileNotFoundError:
         yield False
         return
@@ -87,13 +88,23 @@ def _claimed(path: Path) -> Iterator[bool]:
         os.close(descriptor)
 
 
+def _opened(path: Path) -> int:
+    """Open whatever lies there without waiting for it, and a link as itself."""
+    try:
+        return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as fault:
+        if fault.errno != errno.ELOOP:
+            raise
+        return os.open(path, os.O_PATH | os.O_NOFOLLOW)
+
+
 def _is_locked(descriptor: int) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:
-        pass  # a file system without locks: two clean-ups at once are the user's to avoid
+        pass  # a link, or a file system without locks: two clean-ups at once are to be avoided
     return True
 
 

@@ -129,7 +129,10 @@ def _sizes(store: Store, items: Sequence[Item]) -> Mapping[str, int]:
 
 
 def _read(path: Path, advance: Advance) -> Iterator[bytes]:
-    """Yield a file's bytes; that they were read for a check does not count as a use."""
+    """Yield a file's bytes; that they were read for a check does not count as a use.
+
+    A pipe has no bytes, and nobody waits for them.
+    """
     with open(path, "rb", buffering=0, opener=_quietly) as file:
         while chunk := file.read(_BLOCK):
             yield chunk
@@ -137,6 +140,7 @@ def _read(path: Path, advance: Advance) -> Iterator[bytes]:
 
 
 def _quietly(path: str, flags: int) -> int:
+    flags |= os.O_NONBLOCK
     with contextlib.suppress(PermissionError):  # of somebody else's file
         return os.open(path, flags | os.O_NOATIME)
     return os.open(path, flags)

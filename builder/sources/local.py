@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING
 
 from builder import console, digest
@@ -130,15 +131,24 @@ def _excluding(name: str) -> str:
 
 
 def _hash(paths: Mapping[str, Path]) -> tuple[ModelFile, ...]:
+    """Hash files side by side; the first failure, or Ctrl-C, ends the others soon."""
+    stop = Event()
     total = sum(path.stat().st_size for path in paths.values())
     with (
         console.progress(f"hash {len(paths)} files of the model", total) as bar,
         ThreadPoolExecutor(cpus()) as workers,
     ):
-        tasks = [workers.submit(_file, name, path, bar.advance) for name, path in paths.items()]
+
+        def advance(count: int) -> None:
+            if stop.is_set():
+                raise KeyboardInterrupt
+            bar.advance(count)
+
+        tasks = [workers.submit(_file, name, path, advance) for name, path in paths.items()]
         try:
             return tuple(task.result() for task in tasks)
         except BaseException:
+            stop.set()
             workers.shutdown(cancel_futures=True)
             raise
 
