@@ -59,7 +59,7 @@ def _image(lock: dict[str, Any], options: argparse.Namespace) -> tuple[Image, li
     from builder.oci.image import make_image
     from builder.oci.packing import pack_files
     from builder.oci.store import Store
-    from builder.oci.weights import WeightFile, weight_layer
+    from builder.oci.weights import WeightFile, identities, weight_layer
 
     store = Store(options.store)
     root = "/nowhere" if options.absent else ""
@@ -68,9 +68,10 @@ def _image(lock: dict[str, Any], options: argparse.Namespace) -> tuple[Image, li
         for file in lock["files"]
     ]
     groups = pack_files(files)
+    read_as = identities(files) if options.known == "files" else {}
     digests = _digests(lock, groups, options.known)
     layers = [
-        weight_layer(group, digest, f"{len(group)} weight files")
+        weight_layer(group, digest, f"{len(group)} weight files", read_as)
         for group, digest in zip(groups, digests, strict=True)
     ]
     layers.append(_names(store, Path(lock["config"]), lock["files"]))

@@ -80,11 +80,17 @@ def temporary_in(folder: Path) -> tuple[int, Path]:
 def sweep(folder: Path) -> None:
     """Remove temporary files that nobody has open any more: their writers were killed."""
     for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
-        with contextlib.suppress(OSError), path.open("rb") as file:
+        # A pipe has no reader to wait for.
+        with contextlib.suppress(OSError), open(path, "rb", opener=at_once) as file:
             # A writer locks its file at once; the age covers the moment before that.
             if time.time() - os.fstat(file.fileno()).st_mtime > _ORPHAN_SECONDS:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 path.unlink()
+
+
+def at_once(path: str, flags: int) -> int:
+    """Open without waiting for the other end of a pipe, and without following a link."""
+    return os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW)
 
 
 def check_writable(folder: Path) -> None:

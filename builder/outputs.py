@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from builder.oci.image import Image
     from builder.oci.layer import Layer
     from builder.oci.push import Push, Pushed
-    from builder.oci.registry import Repository, Settings
+    from builder.oci.registry import Settings
     from builder.reference import Reference
 
 SYNTAX = "oci:DIR, oci-archive:FILE or docker"
@@ -170,7 +170,7 @@ class Cache:
 
 
 class Registry:
-    """A repository of a registry, under a tag."""
+    """A repository of a registry, under a tag: the image's own if none is given."""
 
     def __init__(
         self, reference: Reference, mount_from: tuple[str, ...], settings: Settings
@@ -178,41 +178,25 @@ class Registry:
         self.reference = reference
         self.pushed: Pushed | None = None
         self._mount_from, self._settings = mount_from, settings
-        self._repository: Repository | None = None
         self._push: Push | None = None
 
     def check(self) -> None:
-        """Refuse a registry that does not answer, or sources it cannot mount from."""
+        """Refuse a registry that does not answer or let us in, or sources it cannot mount from."""
         from builder.oci.push import source_repository
         from builder.oci.registry import Repository
 
         for source in self._mount_from:
             source_repository(source, self.reference)
-        self._repository = Repository.open(self.reference, self._settings)
+        Repository.open(self.reference, self._settings).require_login()
 
     def lacks(self, image: Image) -> frozenset[Digest]:
         """Return the layers that are neither there nor can be mounted from where they are."""
-        from builder.oci.push import Push
-        from builder.oci.registry import Repository
-
-        repository = self._repository or Repository.open(self.reference, self._settings)
-        self._push = Push(image, repository, self._sources(image))
-        return self._push.lacks()
-
-    def _sources(self, image: Image) -> tuple[str, ...]:
-        """Return the asked repositories, and that of the image's own name if it is there too."""
-        from builder.reference import parse as parse_reference
-
-        own = parse_reference(image.name)
-        is_near = own.registry == self.reference.registry
-        return (*self._mount_from, f"{own.registry}/{own.repository}")[: None if is_near else -1]
+        return self._begun(image).lacks()
 
     def write(self, image: Image) -> None:
         """Send what is lacking, then the manifest, then the tag."""
-        lacking = self.lacks(image) if self._push is None else self._push.lacks()
-        push = self._push
-        if push is None:  # pragma: no cover - `lacks` made it
-            return
+        push = self._begun(image)
+        lacking = push.lacks()
         sizes = {layer.digest: layer.size for layer in image.layers}
         total = sum(sizes[digest] for digest in lacking)
         with (
@@ -221,6 +205,23 @@ class Registry:
         ):
             self.pushed = push.send(bar.advance)
         console.note(_told(self.pushed))
+
+    def _begun(self, image: Image) -> Push:
+        """Return the one push of the image; the registry is asked only once what it has."""
+        from builder.oci.push import Push
+        from builder.oci.registry import Repository
+        from builder.reference import parse as parse_reference
+
+        if self._push is None:
+            own = parse_reference(image.name)
+            if self.reference.tag is None and self.reference.digest is None and own.tag:
+                self.reference = self.reference.with_tag(own.tag)
+            sources = self._mount_from
+            if own.registry == self.reference.registry:
+                sources = (*sources, f"{own.registry}/{own.repository}")
+            repository = Repository.open(self.reference, self._settings)
+            self._push = Push(image, repository, sources)
+        return self._push
 
 
 def _told(pushed: Pushed) -> str:

@@ -73,6 +73,8 @@ def parse(text: str) -> Reference:
         raise _nonsense(text, "has a scheme", "leave `https://` out: builder finds it out itself")
     name, at, digest = text.partition("@")
     name, tag = _split_tag(name)
+    if "/" not in name and _is_host(name) and (tag or "").isdecimal():
+        raise _nonsense(text, "names a registry and no repository", f"write {text}/NAME[:TAG]")
     registry, repository = _split_registry(name)
     _check_name(text, registry, repository)
     if tag is not None:
@@ -88,13 +90,16 @@ def _split_tag(name: str) -> tuple[str, str | None]:
 
 def _split_registry(name: str) -> tuple[str, str]:
     first, slash, rest = name.partition("/")
-    is_host = first == "localhost" or first != first.lower() or bool(set(first) & set(".:"))
-    registry, repository = (first, rest) if slash and is_host else (DOCKER, name)
+    registry, repository = (first, rest) if slash and _is_host(first) else (DOCKER, name)
     if registry in _DOCKER_ALIASES:
         registry = DOCKER
     if registry == DOCKER and "/" not in repository:
         repository = f"library/{repository}"
     return registry, repository
+
+
+def _is_host(first: str) -> bool:
+    return first == "localhost" or first != first.lower() or bool(set(first) & set(".:"))
 
 
 def _check_name(text: str, registry: str, repository: str) -> None:
@@ -126,4 +131,10 @@ def _digest(text: str, digest: str) -> Digest:
 
 
 def _nonsense(text: str, fault: str, hint: str) -> UsageError:
-    return UsageError(f"image reference `{text[:_LONGEST_NAME]}`: {fault}", hint)
+    return UsageError(f"image reference `{_shown(text)[:_LONGEST_NAME]}`: {fault}", hint)
+
+
+def _shown(text: str) -> str:
+    """Return what was written without the password that somebody put before the host."""
+    user, at, rest = text.rpartition("@")
+    return f"…@{rest}" if at and ":" in user and "sha256" not in rest else text

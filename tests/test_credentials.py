@@ -210,9 +210,8 @@ def test_a_helper_that_fails(docker: Callable[..., Path], helper: Callable[..., 
     docker(credsStore="test")
     with pytest.raises(ToolError) as caught:
         find(parse(DEMO))
-    assert caught.value.message == (
-        "docker-credential-test get: exited with 1\nthe keychain is locked"
-    )
+    # What it printed may be a secret.
+    assert caught.value.message == "docker-credential-test get: exited with 1"
     assert caught.value.hint == "try it: echo localhost:5000 | docker-credential-test get"
 
 

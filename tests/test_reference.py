@@ -27,7 +27,6 @@ TAG_HINT = "use up to 128 letters, digits, `_`, `.` and `-`, neither `.` nor `-`
         ("registry:5000/demo", "registry:5000", "demo", None),
         ("[::1]:5000/demo:1", "[::1]:5000", "demo", "1"),
         ("127.0.0.1/a__b/c---d/e.f", "127.0.0.1", "a__b/c---d/e.f", None),
-        ("localhost:5000", "docker.io", "library/localhost", "5000"),
     ],
 )
 def test_what_a_name_means(text: str, registry: str, repository: str, tag: str | None) -> None:
@@ -77,6 +76,11 @@ def test_a_tag_and_a_digest_replace_each_other() -> None:
         ("https://a.b/c", "has a scheme", "leave `https://` out: builder finds it out itself"),
         ("a.b/" + "c" * 252, "has over 255 characters", "use a shorter name"),
         (
+            "localhost:5000",
+            "names a registry and no repository",
+            "write localhost:5000/NAME[:TAG]",
+        ),
+        (
             "a@sha256:12",
             "expected `sha256:` and 64 hex digits, got `sha256:12`",
             "copy the whole digest: NAME@sha256:…",
@@ -93,3 +97,9 @@ def test_nonsense_is_told_from_names(text: str, fault: str, hint: str) -> None:
 def test_a_new_tag_is_checked() -> None:
     with pytest.raises(UsageError, match="`a b` is not a tag"):
         parse("localhost/demo").with_tag("a b")
+
+
+def test_a_password_before_the_host_is_not_repeated() -> None:
+    with pytest.raises(UsageError) as caught:
+        parse("me:s3cret@registry.test/a:v1")
+    assert "s3cret" not in caught.value.message + caught.value.hint

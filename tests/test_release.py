@@ -249,3 +249,46 @@ def test_other_registries_are_no_source(stack: SmallStack, build: Build) -> None
     code, _, err = build(stack, *words)
     assert code == 2
     assert "`ghcr.io` is not the one pushed to, `127.0.0.1:1`" in err
+
+
+def test_without_a_tag_the_image_keeps_its_own(
+    registry: Registry, stack: SmallStack, build: Build
+) -> None:
+    code, out, err = build(stack, "--push", f"{registry.host}/demo/small", "--json")
+    assert code == 0, err
+    answer = json.loads(out)
+    assert answer["pushed"][0]["reference"] == f"{registry.host}/demo/small:0.32.0"
+    assert registry.content.resolve("demo/small", "0.32.0") == answer["digest"]
+
+
+def test_a_missing_login_is_found_before_any_work(
+    registry: Registry, stack: SmallStack, build: Build
+) -> None:
+    registry.access.mode = "basic"
+    code, out, err = build(stack, "--push", reference(registry))
+    assert (code, out) == (9, "")
+    assert "docker login" in err
+    assert not (stack.cache / "blobs").exists()
+
+
+def test_a_lock_and_a_machine_that_disagree_publish_nothing(
+    registry: Registry, stack: SmallStack, build: Build
+) -> None:
+    from builder import lock as locks
+
+    build(stack)
+    wrong = {f.sha256: f"sha256:{'1' * 64}" for f in stack.lock.models[0].files if f.layer}
+    locks.write(stack.lock_path, locks.with_layers(stack.lock, wrong))
+    code, out, err = build(stack, "--push", reference(registry))
+    assert (code, out) == (10, "")
+    assert "the lock says layer sha256:1111" in err
+    assert "-P model" in err
+
+
+def test_a_host_that_is_not_pushed_to_is_no_insecure_registry(
+    stack: SmallStack, build: Build
+) -> None:
+    words = ("--push", "127.0.0.1:1/demo:v1", "--insecure-registry", "http://127.0.0.1:1/")
+    code, _, err = build(stack, *words)
+    assert code == 2
+    assert "`http://127.0.0.1:1/` is not pushed to" in err

@@ -175,7 +175,7 @@ def test_what_was_made_again_meanwhile_is_not_removed(cache: Path) -> None:
     found = storing.verify_store(is_quick=False, dry_run=True)
     path.unlink()
     download(cache, b"wheel")
-    verify.remove(found.damages)
+    verify.removed(found.damages)
     assert path.read_bytes() == b"wheel"
 
 

@@ -5,6 +5,7 @@ import io
 import os
 import tarfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from builder.digest import Digest, of_bytes
 from builder.errors import IntegrityError
 from builder.oci import tar, weights
+from builder.oci.layer import Layer
 from builder.oci.weights import WeightFile, weigh, weigh_checked, weight_layer
 
 LARGE = 1 << 20
@@ -107,13 +109,28 @@ def test_a_file_that_changed_is_noticed_while_it_is_streamed(
     file = weight_file(tmp_path / "w", b"weights")
     layer = weight_layer([file], weigh([file], lambda _: None), "weights w")
     (tmp_path / "w").write_bytes(changed)
-    actual = hashlib.sha256(b"".join(layer.raw())).hexdigest()
+    actual = hashlib.sha256(changed).hexdigest()
     with pytest.raises(IntegrityError) as caught:
         list(layer.chunks())
-    message = f"{file.content}: expected layer {layer.digest}, got sha256:{actual}"
+    message = f"{file.content}: expected sha256:{file.sha256}, got sha256:{actual}"
     assert (caught.value.message, caught.value.exit_code) == (message, 10)
     assert caught.value.hint == "restore the file, or run builder lock with the stack"
     assert (tmp_path / "w").exists()
+
+
+def test_of_many_files_only_the_wrong_one_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BUILDER_CACHE", str(tmp_path))
+    files = [weight_file(tmp_path / str(number), content(number, 600)) for number in range(9)]
+    layer = weight_layer(files, weigh(files, lambda _: None), "9 weight files")
+    (tmp_path / "4").write_bytes(b"x" * 600)
+    with pytest.raises(IntegrityError) as caught:
+        list(layer.chunks())
+    assert caught.value.message.startswith(f"{tmp_path}/4: expected sha256:{files[4].sha256}, got")
+    assert "\n" not in caught.value.message
+    # It lies in the cache, so it can be fetched again.
+    assert caught.value.hint.startswith("run builder store verify")
 
 
 def test_a_file_that_is_gone_is_named(tmp_path: Path) -> None:
@@ -160,3 +177,67 @@ def test_the_first_wrong_file_ends_the_weighing_with_its_own_fault(tmp_path: Pat
     (tmp_path / "4").write_bytes(b"x")
     with pytest.raises(IntegrityError, match=f"{tmp_path}/4: expected sha256:"):
         weights.side_by_side(weigh, groups, lambda _: None)
+
+
+def read_once(file: WeightFile) -> Layer:
+    """A layer whose file this run has just read."""
+    seen = weights.identities([file])
+    assert set(seen) == {file.content}
+    return weight_layer([file], weigh([file], lambda _: None), "w", seen)
+
+
+def aged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the clock be a second ahead, so that what was written now was written before."""
+    now = time.time_ns
+    monkeypatch.setattr("time.time_ns", lambda: now() + 10**9)
+
+
+def test_what_this_run_has_read_and_nobody_touched_is_not_hashed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aged(monkeypatch)
+    layer = read_once(weight_file(tmp_path / "w", b"weights"))
+    assert layer.is_as_read()
+    assert b"".join(layer.chunks()) == alone(b"weights")
+
+
+@pytest.mark.parametrize("changed", [b"wEights", b"weight", b"weights!"], ids=["byte", "-", "+"])
+def test_what_was_touched_since_it_was_read_is_hashed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: bytes
+) -> None:
+    aged(monkeypatch)
+    layer = read_once(weight_file(tmp_path / "w", b"weights"))
+    (tmp_path / "w").write_bytes(changed)
+    assert not layer.is_as_read()
+    with pytest.raises(IntegrityError, match="expected sha256:"):
+        list(layer.chunks())
+
+
+def test_what_is_touched_while_it_is_sent_does_not_go_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aged(monkeypatch)
+    layer = read_once(weight_file(tmp_path / "w", content(5, 3 * LARGE)))
+    chunks = layer.chunks()
+    next(chunks)
+    with (tmp_path / "w").open("r+b") as file:
+        file.seek(2 * LARGE)
+        file.write(b"evil")
+    with pytest.raises(IntegrityError, match="expected sha256:"):
+        list(chunks)
+
+
+def test_a_file_that_was_written_just_now_is_not_trusted(tmp_path: Path) -> None:
+    assert weights.identities([weight_file(tmp_path / "w", b"weights")]) == {}
+
+
+def test_a_copy_that_is_put_in_its_place_is_hashed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aged(monkeypatch)
+    layer = read_once(weight_file(tmp_path / "w", b"weights"))
+    status = (tmp_path / "w").stat()
+    (tmp_path / "other").write_bytes(b"wEights")
+    os.utime(tmp_path / "other", ns=(status.st_atime_ns, status.st_mtime_ns))
+    (tmp_path / "other").rename(tmp_path / "w")
+    assert not layer.is_as_read()

@@ -105,10 +105,12 @@ class Assembler:
     def known(self) -> tuple[tuple[str, bool], ...]:
         """Return the title of every layer, and whether a look-up is all that it costs."""
         skipped = self._recall_skipped()
-        return tuple(
-            (part.title, skipped is not None and self._work(part, skipped) == 0)
-            for part in self._recipe.parts
-        )
+        return tuple((part.title, self._is_known(part, skipped)) for part in self._recipe.parts)
+
+    def _is_known(self, part: Part, skipped: Mapping[str, list[str]] | None) -> bool:
+        if isinstance(part, WeightsPart):
+            return not unweighed((part,), self._memo)
+        return skipped is not None and self._work(part, skipped) == 0
 
     def layers(self, places: Places, contents: Contents) -> tuple[Layer, ...]:
         """Return the layers, lowest first; `contents` are the weights, which may be elsewhere.
@@ -217,7 +219,8 @@ def _verified(places: Places, sha256: str, label: str) -> Path:
 
 
 def _wrong(path: Path, label: str, expected: str, actual: str) -> IntegrityError:
-    message = f"{path}: {label}: expected sha256:{expected}, got sha256:{actual}"
+    place = str(path) if str(path).endswith(label) else f"{path}: {label}"
+    message = f"{place}: expected sha256:{expected}, got sha256:{actual}"
     hint = "restore the file, or remove it if it is in the cache, then run the command again"
     return IntegrityError(message, hint)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from builder import console
 from builder.oci.layer import Content
-from builder.oci.weights import WeightFile, side_by_side, weigh, weight_layer
+from builder.oci.weights import WeightFile, identities, side_by_side, weigh, weight_layer
 from builder.recipe import Recipe, WeightsPart
 from builder.sources.model_layers import known, remember
 
@@ -42,13 +42,15 @@ def weight_layers(
     digests = {part: digest for part in parts if (digest := known(part.files, memo))}
     unknown = [part for part in parts if part not in digests]
     total = sum(file.size for part in unknown for file in part.files)
+    read_as = identities(file for part in unknown for file in chosen[part])
     with console.progress(f"weigh {len(unknown)} layers of weights", total) as bar:
         weighed = side_by_side(weigh, [chosen[part] for part in unknown], bar.advance)
     for part, digest in zip(unknown, weighed, strict=True):
         remember(part.files, digest, memo)
         digests[part] = digest
     return {
-        part: weight_layer(chosen[part], digests[part], f"weights {part.title}") for part in parts
+        part: weight_layer(chosen[part], digests[part], f"weights {part.title}", read_as)
+        for part in parts
     }
 
 

@@ -128,7 +128,13 @@ def _registries_of(
             message = "--mount-from, --insecure-registry: say nothing without --push"
             raise UsageError(message, "add --push REF")
         return ()
-    return tuple(outputs.registry(text, mount_from, insecure) for text in texts)
+    found = tuple(outputs.registry(text, mount_from, insecure) for text in texts)
+    named = {name for each in found for name in (each.reference.host, each.reference.registry)}
+    for host in insecure:
+        if host not in named:
+            message = f"--insecure-registry: `{host}` is not pushed to"
+            raise UsageError(message, f"write HOST[:PORT] as in --push: {', '.join(sorted(named))}")
+    return found
 
 
 def _described_push(registry: outputs.Registry) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from builder import console, files
 from builder.digest import Digest, from_hex, hex_of, of_chunks, of_file
+from builder.errors import UsageError
 from builder.oci.lanes import side_by_side
 from builder.oci.layer import content_chunks
 from builder.oci.tar import ALIGNMENT
@@ -128,8 +129,11 @@ class BlobFolder:
     def _is_there(self, layer: Layer) -> bool:
         """Hash a blob that is there, unless it is known to be right; a wrong one goes."""
         path = self._path(layer)
+        if path.is_dir():
+            message = f"{path}: is a folder where a blob should be"
+            raise UsageError(message, "remove it, or choose another folder for the layout")
         try:
-            with path.open("rb", buffering=0) as file:
+            with open(path, "rb", buffering=0, opener=files.at_once) as file:
                 stat = os.fstat(file.fileno())
                 mark = mark_of(path.name, stat)
                 if stat.st_size == layer.size and self._is_right(file, layer, mark):
@@ -159,9 +163,7 @@ class BlobFolder:
         descriptor, temporary = files.temporary_in(self.path)
         self._temporaries.add(temporary)
         with os.fdopen(descriptor, "w+b") as file:
-            actual = self._fill(file, layer.pieces)
-            if actual != layer.digest:
-                raise layer.changed(actual)
+            self._write_verified(file, layer)
             file.flush()
             os.fchmod(file.fileno(), 0o644)
             os.fsync(file.fileno())
@@ -169,6 +171,26 @@ class BlobFolder:
             path = temporary.rename(self._path(layer))
             self.marks.add(mark_of(path.name, os.fstat(file.fileno())))
         self._temporaries.discard(temporary)
+
+    def _write_verified(self, file: BinaryIO, layer: Layer) -> None:
+        if layer.is_as_read():
+            for piece in layer.pieces:
+                self._place(file, piece)
+            if layer.is_as_read():
+                return
+            file.seek(0)
+            file.truncate()
+        actual = self._fill(file, layer.pieces)
+        if actual != layer.digest:
+            raise layer.changed(actual)
+
+    def _place(self, file: BinaryIO, piece: Piece) -> None:
+        """Put a piece there that needs no hashing."""
+        if cloned := self._cloned(file, piece):
+            self._count(cloned.size)
+            return
+        for _ in _write_through(file, self._bytes(piece)):
+            pass
 
     def _fill(self, file: BinaryIO, pieces: Sequence[Piece]) -> Digest:
         """Write the bytes of a blob and return the digest of what lies there."""

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from builder.digest import Digest, from_hex
+from builder.digest import Digest, from_hex, hex_of, of_chunks
 from builder.errors import HostError, IntegrityError
+from builder.files import Identity, cache_folder, identity
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
 Compression = Literal["zstd", "gzip", "none"]
 
@@ -92,6 +93,10 @@ class Layer:
     """What is in it, for the image's history."""
     pieces: tuple[Piece, ...]
     """Its bytes in order.  A stored layer is one file; a weight file may not be here yet."""
+    sources: Mapping[Path, str] = field(default_factory=dict, compare=False)
+    """Expected sha256 of the files among them, so that a wrong one can be named."""
+    read_as: Mapping[Path, Identity] = field(default_factory=dict, compare=False)
+    """What its files were when this run read them for the digest, see `is_as_read`."""
 
     def chunks(self) -> Iterator[bytes]:
         """Yield the bytes of the blob.
@@ -99,12 +104,34 @@ class Layer:
         Raises:
             IntegrityError: a file changed since the digest was computed.
         """
+        if self.is_as_read():
+            yield from self.raw()
+            if not self.is_as_read():
+                raise self.changed(of_chunks(self.raw()))
+            return
         state = hashlib.sha256()
         for chunk in self.raw():
             state.update(chunk)
             yield chunk
         if from_hex(state.hexdigest()) != self.digest:
             raise self.changed(from_hex(state.hexdigest()))
+
+    def is_as_read(self) -> bool:
+        """Tell whether this run read every file for the digest, and nobody touched one since.
+
+        Such a layer is not hashed once more: a file that is written, resized or replaced has
+        another identity, down to the nanosecond of a time that no program can set.
+        """
+        contents = [piece for piece in self.pieces if not isinstance(piece, bytes)]
+        return bool(self.read_as) and all(map(self._is_untouched, contents))
+
+    def _is_untouched(self, content: Content) -> bool:
+        if not isinstance(content, Path) or content not in self.read_as:
+            return False
+        try:
+            return self.read_as[content] == identity(content.stat())
+        except OSError:
+            return False
 
     def raw(self) -> Iterator[bytes]:
         """Yield the bytes without looking at their digest."""
@@ -117,7 +144,19 @@ class Layer:
         if self.is_stored:
             Path(self._names()).unlink(missing_ok=True)
             return IntegrityError(message, "the damaged blob was removed: run the command again")
-        return IntegrityError(message, "restore the file, or run builder lock with the stack")
+        wrong = list(self._wrong())
+        hint = "restore the file, or run builder lock with the stack"
+        if any(path.is_relative_to(cache_folder()) for path, _, _ in wrong):
+            hint = "run builder store verify, which removes what is damaged, then this again"
+        lines = [f"{path}: expected sha256:{then}, got sha256:{now}" for path, then, now in wrong]
+        return IntegrityError("\n".join(lines) or message, hint)
+
+    def _wrong(self) -> Iterator[tuple[Path, str, str]]:
+        """Yield every file that is not what it was, with the digests that it had and has."""
+        for path, expected in self.sources.items():
+            found = hex_of(of_chunks(content_chunks(path)))
+            if found != expected:
+                yield path, expected, found
 
     @property
     def is_stored(self) -> bool:

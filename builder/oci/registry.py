@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 __all__ = ["Manifest", "RegistryError", "Repository", "Settings"]
 
 _MOUNT_ATTEMPTS = 2
+_ANY = digests.of_bytes(b"{}")
+"""A blob that may or may not be there."""
 _NO = (ForbiddenError, NotFoundError, PassingError, RejectedError, UnauthorizedError)
 
 
@@ -53,6 +55,15 @@ class Repository:
             RegistryError: it does not answer, or is none.
         """
         return cls(Session(reference, settings))
+
+    def require_login(self) -> None:
+        """Ask for a blob as one who will write, so that a missing login shows before any work.
+
+        Raises:
+            RegistryError: the registry does not let us in.
+        """
+        self._session.write()
+        self.blob_size(_ANY)
 
     def blob_size(self, digest: Digest) -> int | None:
         """Return how large a blob is, None where the registry does not have it."""

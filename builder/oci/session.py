@@ -70,6 +70,10 @@ class Session:
         """Ask for all rights at once: some registries hide from readers what does not exist yet."""
         self._greet(answer)
 
+    def write(self) -> None:
+        """Ask for the rights of a writer from now on."""
+        self._writes = True
+
     def url(self, path: str) -> str:
         """Return the address of something in the repository."""
         return f"{self._base}{self.reference.repository}/{path}"

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
+from builder import console
 from builder.digest import hex_of, of_bytes, of_chunks
+from builder.errors import HostError
 from builder.oci import removal
 from builder.oci.contents import PARTIAL, Item, contents
 from builder.oci.image import canonical
@@ -111,14 +113,19 @@ class Verification:
             return False
 
 
-def remove(damages: Sequence[Damage]) -> None:
-    """Remove what is damaged; what was made again in the meantime stays.
+def removed(damages: Sequence[Damage]) -> bool:
+    """Remove what is damaged, and tell whether all of it could be.
 
-    Raises:
-        HostError: the cache cannot be written.
+    What was made again in the meantime stays.
     """
+    is_all = True
     for damage in damages:
-        removal.remove(damage.item)
+        try:
+            removal.remove(damage.item)
+        except HostError as fault:
+            console.warn(fault.message)
+            is_all = False
+    return is_all
 
 
 def _sizes(store: Store, items: Sequence[Item]) -> Mapping[str, int]:

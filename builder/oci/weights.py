@@ -8,23 +8,28 @@ format, with test vectors, is in docs/layers.md.
 from __future__ import annotations
 
 import hashlib
+import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
 
 from builder.digest import Digest, from_hex, of_chunks
 from builder.errors import IntegrityError
+from builder.files import Identity, identity
 from builder.oci import tar
 from builder.oci.layer import MEDIA_TYPES, Content, Layer, Piece, content_chunks, name_of
 from builder.process import cpus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     Advance = Callable[[int], object]
     Weigh = Callable[[Sequence["WeightFile"], Advance], Digest]
 
+_TICK_NS = 10**8
+"""Far more than the clock of any file system takes from one time to the next."""
 _ALIGNED_FROM = 1 << 20
 """Bytes from which a file that is not the first of its layer begins on a page."""
 
@@ -60,8 +65,16 @@ def framed(files: Sequence[WeightFile]) -> Iterator[tuple[bytes, WeightFile, byt
         offset += len(before) + file.size + len(after)
 
 
-def weight_layer(files: Sequence[WeightFile], digest: Digest, title: str) -> Layer:
-    """Return the layer that weight files make; nothing is read or written."""
+def weight_layer(
+    files: Sequence[WeightFile],
+    digest: Digest,
+    title: str,
+    read_as: Mapping[Path, Identity] | None = None,
+) -> Layer:
+    """Return the layer that weight files make; nothing is read or written.
+
+    `read_as` is what `identities` gave before this run read the files for `digest`.
+    """
     pieces: list[Piece] = []
     for before, file, after in framed(files):
         pieces += [before, file.content, after] if after else [before, file.content]
@@ -74,7 +87,24 @@ def weight_layer(files: Sequence[WeightFile], digest: Digest, title: str) -> Lay
         media_type=MEDIA_TYPES["none"],
         title=title,
         pieces=tuple(pieces),
+        read_as=read_as or {},
+        sources={f.content: f.sha256 for f in files if isinstance(f.content, Path)},
     )
+
+
+def identities(files: Iterable[WeightFile]) -> dict[Path, Identity]:
+    """Return what files are now, to tell later whether they were touched since.
+
+    One that was written a moment ago is left out: another write in the same tick of the clock
+    would not show.
+    """
+    now, found = time.time_ns(), {}
+    for file in files:
+        if isinstance(file.content, Path) and file.content.is_file():
+            seen = identity(file.content.stat())
+            if max(seen.modified, seen.changed) < now - _TICK_NS:
+                found[file.content] = seen
+    return found
 
 
 def weigh(files: Sequence[WeightFile], advance: Advance) -> Digest:

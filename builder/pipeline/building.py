@@ -12,13 +12,13 @@ from builder.sources.downloads import Downloads
 from builder.units import human_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
     from builder.assemble import Inputs
     from builder.digest import Digest
     from builder.oci.image import Image
-    from builder.oci.layer import Compression
+    from builder.oci.layer import Compression, Layer
     from builder.outputs import Output
     from builder.sources.downloads import Wanted
 
@@ -81,6 +81,8 @@ def build(stack_path: Path, options: BuildOptions) -> Built:
     for output in targets:
         output.check()
     locked = current(stack_path, may_lock=options.may_lock)
+    if options.is_streamed and locked.lock.models[0].repo is None:
+        console.note("--stream: the model is in a folder of this machine, nothing is streamed")
     built = assemble(locked, options)
     lacking = frozenset().union(*(output.lacks(built.image) for output in targets))
     _bring(built, lacking, options)
@@ -123,7 +125,7 @@ def assemble(locked: Locked, options: BuildOptions) -> Built:
 
     store = Store(files.cache_folder())
     store.begin()
-    locked = weighed(locked, options)
+    locked, weights = weighed(locked, options)
     plan = recipe(locked.lock)
     assembler = assembly.Assembler(plan, store, options.compression)
     with console.step("files of the lock"):
@@ -131,13 +133,15 @@ def assemble(locked: Locked, options: BuildOptions) -> Built:
     with console.step(f"{len(plan.parts)} layers"):
         name = image_name(locked.lock, options.tag)
         image = assembly.assemble(plan, assembler, inputs, name)
-    return Built(locked, image)
+    layers = tuple(weights.get(layer.digest, layer) for layer in image.layers)
+    return Built(locked, replace(image, layers=layers))
 
 
-def weighed(locked: Locked, options: BuildOptions) -> Locked:
+def weighed(locked: Locked, options: BuildOptions) -> tuple[Locked, Mapping[Digest, Layer]]:
     """Complete a lock with the digests of its weight layers; reads those that nobody knows.
 
-    They are part of the lock that an image names, so this comes before anything else.
+    They are part of the lock that an image names, so this comes before anything else.  The layers
+    know what was read for them just now.
     """
     from builder import assemble as assembly
     from builder import lock as locks
@@ -150,14 +154,15 @@ def weighed(locked: Locked, options: BuildOptions) -> Locked:
     layers = assembly.weight_layers(parts, inputs.contents, memo)
     digests = {file.sha256: layers[part].digest for part in parts for file in part.files}
     lock = locks.with_layers(locked.lock, digests)
+    by_digest = {layer.digest: layer for layer in layers.values()}
     if lock == locked.lock:
-        return locked
+        return locked, by_digest
     if options.may_lock:
         locks.write(locked.lock_path, lock)
         console.note(f"{locked.lock_path}: added the digests of weight layers")
     else:
         console.warn(f"{locked.lock_path}: lacks digests of weight layers: build without --locked")
-    return replace(locked, lock=lock)
+    return replace(locked, lock=lock), by_digest
 
 
 def _inputs(locked: Locked, needed: Collection[str], options: BuildOptions) -> Inputs:

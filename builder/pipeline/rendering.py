@@ -85,7 +85,7 @@ def _context_inputs(locked: Locked, tag: str | None) -> Inputs:
     from builder.oci.store import Store
     from builder.recipe import image_name, recipe
 
-    lock, cache = weighed(locked, BuildOptions()).lock, files.cache_folder()
+    lock, cache = weighed(locked, BuildOptions())[0].lock, files.cache_folder()
     plan = recipe(lock)
     store = Store(cache)
     store.begin()

@@ -79,7 +79,7 @@ class Verified:
         lines = [f"{damage.item.path}: {damage.fault}" for damage in self.damages]
         hint = "what was damaged is removed: the next build makes or fetches it again"
         if not self.is_removed:
-            hint = "run builder store verify without --dry-run: it removes what is damaged"
+            hint = "not all of it was removed: run it without --dry-run, or remove it by hand"
         raise IntegrityError("\n".join(lines), hint)
 
 
@@ -91,9 +91,8 @@ def verify_store(*, is_quick: bool, dry_run: bool) -> Verified:
         console.progress("verify", look.size) as bar,
     ):
         damages = tuple(look.damages(bar.advance))
-    if not dry_run:
-        verify.remove(damages)
-    return Verified(len(look.items), look.size, damages, not dry_run)
+    is_removed = not dry_run and verify.removed(damages)
+    return Verified(len(look.items), look.size, damages, is_removed)
 
 
 def collect_garbage(limits: collect.Limits, *, dry_run: bool) -> Sequence[collect.Victim]:

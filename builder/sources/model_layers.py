@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from builder.digest import Digest, parse
+from builder.errors import IntegrityError
 from builder.oci.packing import pack_files
 from builder.sources.model_files import is_weight
 
@@ -29,9 +30,12 @@ def groups(files: Iterable[ModelFile]) -> tuple[Group, ...]:
 def known(group: Group, memo: WeightMemo) -> Digest | None:
     """Return the digest of the layer of `group`, if its lock or this machine knows it."""
     locked = {file.layer for file in group}
+    remembered = memo.recall(_content(group))
     if len(locked) == 1 and (digest := locked.pop()):
+        if remembered not in (None, digest):
+            raise _contradicted(group, digest, str(remembered))
         return parse(digest)
-    return memo.recall(_content(group))
+    return remembered
 
 
 def carried(
@@ -62,6 +66,13 @@ def with_layers(
 def remember(group: Group, digest: Digest, memo: WeightMemo) -> None:
     """Keep what was computed for the next lock of these files."""
     memo.remember(_content(group), digest)
+
+
+def _contradicted(group: Group, locked: str, remembered: str) -> IntegrityError:
+    names = group[0].path if len(group) == 1 else f"{group[0].path} and {len(group) - 1} more"
+    message = f"{names}: the lock says layer {locked}, this machine knew {remembered}"
+    hint = "run builder lock with the stack and -P model; if that is no help, builder store verify"
+    return IntegrityError(message, hint)
 
 
 def _content(group: Group) -> tuple[tuple[str, int], ...]:
