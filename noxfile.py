@@ -53,6 +53,14 @@ def relock(session: nox.Session) -> None:
 
 
 @nox.session(default=False, tags=["update"])
+def catalogue(session: nox.Session) -> None:
+    """Compare the catalogue with the package index; `-- write` writes what is known to differ."""
+    session.install("-e.")
+    check = () if "write" in session.posargs else ("--check",)
+    session.run("python", "-m", "builder.sources.catalogue_refresh", *check)
+
+
+@nox.session(default=False, tags=["update"])
 def schema(session: nox.Session) -> None:
     """Write the JSON schema that editors use for stack files."""
     session.install("-e.")

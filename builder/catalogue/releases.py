@@ -1,0 +1,195 @@
+"""Releases of the engine and of torch: what fits them and what was compiled into their wheels."""
+
+from __future__ import annotations
+
+import datetime  # noqa: TC003 - the tables' reader looks at the annotations
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Literal
+
+from packaging.version import InvalidVersion, Version
+
+from builder.catalogue.tables import listed, pick
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+Severity = Literal["low", "medium", "high", "critical"]
+Code = Literal["own", "family", "minor", "none"]
+"""Compiled for the capability itself, for its family, for an older minor number, or not at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A wheel on the package index."""
+
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """A release of vLLM as the package index has it."""
+
+    version: str
+    date: datetime.date
+    """When its wheel for x86-64 was uploaded."""
+    python: str
+    """`Requires-Python`."""
+    torch: str
+    """The one version of torch that it asks for."""
+    cuda: str
+    """Toolkit that compiled its extensions."""
+    builds: tuple[str, ...]
+    """CUDA releases that the project builds wheels for; all but `cuda` only on its own pages."""
+    glibc: str
+    """What the wheel's tag asks for; torch may ask for more."""
+    architectures: tuple[str, ...]
+    """What its base extension has compiled code for on x86-64, such as `90a`."""
+    arm64: tuple[str, ...]
+    """The same on arm64; empty where there is no wheel."""
+    ptx: tuple[str, ...]
+    """What it carries PTX of, for attention on GPUs whose own code is not inside."""
+    wheels: tuple[Published, ...]
+    source: str
+    flashinfer: str | None = None
+    flashinfer_cubin: str | None = None
+    """Compiled kernels; without them they are downloaded or compiled at the first use."""
+    unverified: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DeepGemm:
+    """For which Pythons wheels have DeepGEMM, from a release on."""
+
+    since: str
+    pythons: tuple[str, ...]
+    """Empty: any."""
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class TorchRelease:
+    """A release of torch as the package index has it."""
+
+    version: str
+    date: datetime.date
+    python: str
+    cuda: str
+    """CUDA of the wheels for x86-64."""
+    architectures: tuple[str, ...]
+    arm64: tuple[str, ...]
+    """Empty where the wheels for arm64 are for the CPU alone."""
+    builds: tuple[str, ...]
+    """CUDA releases that PyTorch's own index has builds for."""
+    triton: str
+    wheels: tuple[Published, ...]
+    """Those for the Pythons of the Debian releases."""
+    source: str
+    cuda_arm64: str | None = None
+    unverified: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Advisory:
+    """A published weakness of the engine."""
+
+    id: str
+    title: str
+    severity: Severity
+    source: str
+    aliases: tuple[str, ...] = ()
+    introduced: str = "0"
+    """First version that has it."""
+    fixed: str | None = None
+    """First version without it."""
+    only: str = ""
+    """Which deployments it concerns, where not all."""
+    unverified: tuple[str, ...] = ()
+
+    def concerns(self, version: str) -> bool:
+        """Whether a release has it; one without a known fix concerns every later release."""
+        asked = Version(version)
+        is_fixed = self.fixed is not None and asked >= Version(self.fixed)
+        return asked >= Version(self.introduced) and not is_fixed
+
+
+def release(version: str) -> Release:
+    """Return a release of vLLM."""
+    return pick("release of vllm", releases(), version, _neighbours(version, releases()))
+
+
+def torch_release(version: str) -> TorchRelease:
+    """Return a release of torch; a local part such as `+cu128` does not count."""
+    plain, known = version.partition("+")[0], torch_releases()
+    return pick("release of torch", known, plain, _neighbours(plain, known))
+
+
+def compiled(sha256: str) -> tuple[str, ...] | None:
+    """Return what a published wheel of vLLM or torch has compiled code for, None if not known."""
+    rows: list[Release | TorchRelease] = [*releases().values(), *torch_releases().values()]
+    for row in rows:
+        for wheel in row.wheels:
+            if wheel.sha256 == sha256:
+                return row.arm64 if "aarch64" in wheel.file else row.architectures
+    return None
+
+
+def code(compiled_for: Iterable[str], capability: str) -> Code:
+    """Return which of the compiled code a compute capability such as `8.6` runs.
+
+    `86` runs on 8.6 and on higher minor numbers of 8, `90a` on 9.0 alone, `100f` on its family.
+    """
+    major, _, minor = capability.partition(".")
+    own = f"{major}{minor}"
+    best: Code = "none"
+    for name in compiled_for:
+        plain = name.rstrip("af")
+        older = plain[:-1] == major and int(plain[-1]) <= int(minor)
+        if plain == own:
+            return "own"
+        if older and not name.endswith("a"):
+            best = "family" if name.endswith("f") else "minor" if best == "none" else best
+    return best
+
+
+def has_deep_gemm(version: str, python: str) -> bool | None:
+    """Whether a wheel has DeepGEMM for a Python such as `3.11`; None for releases not read."""
+    asked = Version(version)
+    rows = listed(DeepGemm, "vllm", "deep_gemm")
+    past = [row for row in rows if Version(row.since) <= asked]
+    return (not past[-1].pythons or python in past[-1].pythons) if past else None
+
+
+def _neighbours(version: str, known: Iterable[str]) -> tuple[str, ...]:
+    """Return the releases before and after one that is not there."""
+    try:
+        asked = Version(version)
+    except InvalidVersion:
+        return ()
+    older = [each for each in known if Version(each) < asked]
+    newer = [each for each in known if Version(each) > asked]
+    return (*older[-1:], *newer[:1])
+
+
+@lru_cache
+def releases() -> dict[str, Release]:
+    """Return the releases of vLLM, oldest first."""
+    return {row.version: row for row in listed(Release, "vllm", "release")}
+
+
+@lru_cache
+def torch_releases() -> dict[str, TorchRelease]:
+    """Return the releases of torch, oldest first."""
+    return {row.version: row for row in listed(TorchRelease, "torch", "release")}
+
+
+@lru_cache
+def advisories() -> tuple[Advisory, ...]:
+    """Return the known weaknesses of vLLM, oldest fix first."""
+    return listed(Advisory, "advisories", "advisory")
+
+
+def concerning(version: str) -> tuple[Advisory, ...]:
+    """Return the weaknesses that a release of vLLM has."""
+    return tuple(row for row in advisories() if row.concerns(version))
