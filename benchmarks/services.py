@@ -155,9 +155,17 @@ class Engine(_Service):
         command = ["dockerd", "--host", self.socket, "--config-file", str(settings)]
         command += ["--data-root", str(self.folder / "data"), "--exec-root", str(self._run / "x")]
         command += ["--pidfile", str(self._run / "pid"), "--containerd-namespace", self._run.name]
-        command += ["--bridge", "none", "--iptables=false", "--ip6tables=false"]
+        command += ["--bridge", self._bridge(), "--iptables=false", "--ip6tables=false"]
         self._launch(command, lambda: self.docker("version").returncode == 0)
         return self
+
+    def _bridge(self) -> str:
+        """Make a bridge of its own: an engine without one would remove the other engine's."""
+        name = f"bench-{self.name}"[:15]
+        # One whose benchmark was killed may still be there.
+        _ip("link", "add", name, "type", "bridge", check=False)
+        _ip("addr", "replace", f"198.18.{len(self.name)}.1/24", "dev", name)
+        return name
 
     def docker(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run the command line client, untimed."""
@@ -181,4 +189,9 @@ class Engine(_Service):
 
     def stop(self) -> None:
         super().stop()
+        _ip("link", "delete", f"bench-{self.name}"[:15], check=False)
         shutil.rmtree(self._run, ignore_errors=True)
+
+
+def _ip(*words: str, check: bool = True) -> None:
+    subprocess.run(["ip", *words], check=check, capture_output=True)

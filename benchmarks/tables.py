@@ -48,6 +48,8 @@ def machine(results: Results) -> str:
 def state(results: Results, case: Case) -> str:
     """Return the table of one end state: a row for each contender, a column for each set."""
     found = rows(results, case)
+    if not found:
+        return "Not among these results."
     labels = sets(found)
     lines = [["", *labels, "each GiB", "sync after", "memory", "written"]]
     fitted = {name: fit(points)[0] for name, points in series(results, case).items() if points[1:]}
