@@ -8,6 +8,7 @@ import ctypes
 import functools
 import gc
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -20,6 +21,11 @@ import pytest
 from docker.errors import DockerException
 
 INDEX_TIMEOUT = 60
+
+
+def pytest_configure() -> None:
+    # A shell starts what runs in the background deaf to Ctrl-C; tests send it to themselves.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
