@@ -71,7 +71,7 @@ def test_a_weight_file_that_changed_is_noticed(tmp_path: Path) -> None:
     source = tmp_path / "model.safetensors"
     image = small_image.image([small_image.weights(source, b"x" * 9000)])
     source.write_bytes(b"y" * 9000)
-    with pytest.raises(IntegrityError, match="expected layer sha256:"):
+    with pytest.raises(IntegrityError, match="expected sha256:"):
         rootfs.unpack(image, tmp_path)
     source.write_bytes(b"short")
     with pytest.raises(IntegrityError, match="is not the file of `weights` any more"):
