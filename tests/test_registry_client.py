@@ -327,7 +327,8 @@ def test_a_fault_of_the_source_passes_unchanged(
     assert waits == []
     assert server.words().count("PUT upload") <= 1
     if isinstance(fault, Exception):
-        assert server.words()[-1] == "DELETE upload"
+        # The PUT that was cut may be noted by its own thread after the end of the upload.
+        assert server.words().count("DELETE upload") == 1
         assert server.content.uploads == {}
 
 
