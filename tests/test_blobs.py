@@ -2,10 +2,8 @@
 
 import errno
 import os
-import resource
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,6 +16,7 @@ from builder.oci.layer import Layer, Piece
 from builder.oci.store import Store
 from builder.oci.weights import WeightFile, weigh, weight_layer
 from builder.units import human_bytes
+from tests.full_disk import files_no_larger_than
 
 MIB = 1 << 20
 PAGE = 4096
@@ -289,17 +288,6 @@ def test_clones_need_no_space(
     else:
         with pytest.raises(HostError, match="of free space, got"):
             put(tmp_path / "out", made, clone=clone)
-
-
-@contextmanager
-def files_no_larger_than(count: int) -> Iterator[None]:
-    """What a full disk is to a process, without filling one."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (count, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_disk_that_fills_up_is_an_error_of_this_machine(tmp_path: Path) -> None:

@@ -3,11 +3,8 @@
 import json
 import os
 import re
-import resource
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,6 +15,7 @@ from builder.errors import HostError, IntegrityError
 from builder.oci.layer import Layer
 from builder.oci.store import Store
 from builder.oci.tar import TarWriter
+from tests.full_disk import files_no_larger_than
 
 NOISE = os.urandom(3 << 20)
 """More than any buffer, and nothing a compressor could shorten."""
@@ -33,17 +31,6 @@ def build(store: Store) -> Layer:
 
 def contents(folder: Path) -> list[str]:
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
-
-
-@contextmanager
-def files_no_larger_than(count: int) -> Iterator[None]:
-    """What a full disk is to a process, without filling one."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (count, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_layer_lies_under_its_digest(tmp_path: Path) -> None:

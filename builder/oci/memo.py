@@ -48,10 +48,6 @@ class WeightMemo:
         with contextlib.suppress(HostError):
             files.write_atomic(self._path(inputs), text.encode())
 
-    def sweep(self) -> None:
-        """Remove what killed writers left."""
-        files.sweep(self._folder)
-
     def _inputs(self, content: Sequence[tuple[str, int]]) -> dict[str, Any]:
         return {"packer": self._packer, "files": [[sha256, size] for sha256, size in content]}
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import time
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING
 from builder.digest import Digest, from_hex, of_chunks
 from builder.errors import IntegrityError
 from builder.files import Identity, identity
-from builder.oci import tar
+from builder.oci import lanes, tar
 from builder.oci.layer import MEDIA_TYPES, Content, Layer, Piece, content_chunks, name_of
 from builder.process import cpus
 
@@ -155,17 +154,11 @@ def side_by_side(
         advance(count)
 
     # Largest first: the last one to end should be a small one.
-    order = sorted(groups, key=lambda group: -sum(file.size for file in group))
-    with ThreadPoolExecutor(cpus()) as workers:
-        tasks = {id(group): workers.submit(weigh, group, advance_unless_stopped) for group in order}
-        try:
-            for task in as_completed(tasks.values()):
-                task.result()
-        except BaseException:
-            stop.set()
-            workers.shutdown(cancel_futures=True)
-            raise
-    return tuple(tasks[id(group)].result() for group in groups)
+    order = sorted(range(len(groups)), key=lambda n: -sum(file.size for file in groups[n]))
+    digests = lanes.side_by_side(
+        lambda number: weigh(groups[number], advance_unless_stopped), order, cpus(), stop
+    )
+    return tuple(digest for _, digest in sorted(zip(order, digests, strict=True)))
 
 
 def _wrong(file: WeightFile, actual: str) -> IntegrityError:
