@@ -333,8 +333,11 @@ def test_graphs_lie_beyond_the_budget_until_they_are_counted() -> None:
         ("0.19.0", H100, (1024, 8192)),
         ("0.19.0", L4, (256, 2048)),
         ("0.19.0", Device("NVIDIA A100 SXM4 80 GB", 79 * GIB), (256, 2048)),
-        ("0.33.0", Device("B300", 268 * GIB), (1024, 16384)),
-        ("0.32.0", Device("B300", 268 * GIB), (1024, 8192)),
+        ("0.8.5", Device("NVIDIA A100 SXM4 80 GB", 79 * GIB), (1024, 8192)),
+        ("0.28.0", Device("B300", 268 * GIB), (1024, 16384)),
+        ("0.27.1", Device("B300", 268 * GIB), (1024, 8192)),
+        ("0.32.0", Device.of(gpu("gb10-128gb")), (1024, 8192)),
+        ("0.33.0", Device.of(gpu("gb10-128gb")), (256, 2048)),
     ],
     ids=str,
 )
@@ -370,8 +373,8 @@ def test_the_default_utilisation_changed() -> None:
         (
             "deepseek-r1",
             Split(tensor=3),
-            "serve.args.tensor-parallel-size: expected a divisor of 128 heads, got 3",
-            "use a power of two",
+            "128 heads, got 3",
+            "use one of 1, 2, 4, 8, 16, 32, 64, 128",
         ),
         (
             "llama-3.1-8b",

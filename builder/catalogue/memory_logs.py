@@ -39,6 +39,7 @@ class MemoryLog:
     pipeline_parallel: int = 1
     max_num_seqs: int | None = None
     max_num_batched_tokens: int | None = None
+    dtype: str = "auto"
     kv_cache_dtype: str = "auto"
     legacy: bool | None = None
     """Version 0 of the engine, where both were there."""

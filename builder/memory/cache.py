@@ -9,6 +9,7 @@ that a layer with a window gives back what it no longer sees
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from builder.memory.weights import heads_on_one
@@ -53,11 +54,11 @@ class Layout:
 
     def blocks(self, cache_bytes: int) -> int:
         """Return how many whole blocks fit."""
-        return max(0, cache_bytes // self.block_bytes)
+        return max(0, cache_bytes // self.block_bytes) if self.block_bytes else 0
 
     def tokens(self, cache_bytes: int) -> int:
         """Return the size that the engine logs: blocks, shared out to the groups."""
-        return self.blocks(cache_bytes) // self.groups * self.block_tokens
+        return self.blocks(cache_bytes) // max(1, self.groups) * self.block_tokens
 
     def request_blocks(self, tokens: int, batched_tokens: int) -> int:
         """Return the blocks that one request of that length may hold at once."""
@@ -78,12 +79,17 @@ class Layout:
 
 def token_bytes(shape: ModelShape, split: Split, element_bytes: int = 2) -> int:
     """Return the cache of one token on one GPU, over all layers that keep one."""
+    if not shape.cached:
+        return 0
     stateless = shape.layers - (shape.recurrent.layers if shape.recurrent else 0)
     return -(-stateless // split.pipeline) * _layer_token(shape, split, element_bytes)
 
 
+@lru_cache(maxsize=1024)
 def layout(shape: ModelShape, split: Split, form: CacheFormat) -> Layout:
     """Return how the cache of a model is laid out."""
+    if not shape.cached:
+        return Layout(form.block_tokens, block_bytes=0, full_groups=0)
     per_token = _layer_token(shape, split, form.element_bytes)
     block_tokens = form.block_tokens
     state = _state_bytes(shape.recurrent, split) if shape.recurrent else 0

@@ -12,8 +12,9 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 from builder.catalogue.memory_logs import MemoryLog, memory_logs
+from builder.memory.deployment import Device, Serving
 from builder.memory.engine import Fitted, forward_elements
-from builder.memory.forecast import Device, Forecast, Serving, forecast
+from builder.memory.forecast import Forecast, forecast
 from builder.memory.shape import ModelShape, from_config
 from builder.memory.weights import Split
 from builder.units import GIB
@@ -82,6 +83,7 @@ def serving_of(log: MemoryLog) -> Serving:
         utilisation=log.utilization,
         split=Split(log.tensor_parallel, log.pipeline_parallel),
         cache_element_bytes=_ELEMENT_BYTES[log.kv_cache_dtype],
+        dtype_bytes=4 if log.dtype == "float32" else None,
         legacy=log.legacy,
     )
 
@@ -140,7 +142,8 @@ def _outside(logs: Iterable[MemoryLog], wanted: Callable[[MemoryLog], bool]) -> 
 
 def _sampler(log: MemoryLog) -> float | None:
     """Return the bytes an entry of the logits, where sampling is what the peak comes from."""
-    shape, serving = shape_of(log), serving_of(log)
+    serving = serving_of(log)
+    shape = serving.loaded(shape_of(log))
     limits = compare(log).forecast.limits
     entries = min(limits.sequences, limits.batched_tokens) * shape.vocabulary
     elements = forward_elements(shape, serving.split, legacy=serving.engine.legacy)

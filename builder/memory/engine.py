@@ -34,7 +34,12 @@ _KEPT_WORKSPACE = (0, 11)
 _NEW_SAMPLER = (0, 17)
 _GRAPHS_COUNTED = (0, 20)
 """`VLLM_MEMORY_PROFILER_ESTIMATE_CUDAGRAPHS` became 1, and utilisation 0.92 by default."""
-_SIZED_BATCHES = (0, 33)
+_LIMITED_BATCHES = (0, 11, 1)
+"""A step is no longer than all requests together."""
+_SIZED_BATCHES = (0, 28)
+"""Steps of 16384 tokens from 160 GiB on."""
+_SMALL_A100, _SMALL_SPARK = (0, 9), (0, 33)
+"""Limits of smaller GPUs in spite of their memory."""
 _LARGE_BYTES, _HUGE_BYTES = 70 * GIB, 160 * GIB
 _CHUNKED_FROM = 32768
 _SMALL_STEP, _LARGE_GRAPH, _LARGE_STEP = 8, 256, 16
@@ -77,14 +82,26 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Tier:
+    """What the default limits depend on."""
+
+    total_bytes: int
+    is_a100: bool = False
+    is_spark: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Engine:
     """A version of vLLM."""
 
     version: tuple[int, ...]
     legacy: bool
     """Version 0 of its engine."""
-    sorts: bool
-    """The sampler sorts the vocabulary."""
+
+    @property
+    def sorts(self) -> bool:
+        """The sampler sorts the vocabulary."""
+        return self.version < _NEW_SAMPLER
 
     @property
     def utilisation(self) -> float:
@@ -101,15 +118,22 @@ class Engine:
         """Layers with a window give back what they no longer see."""
         return not self.legacy and self.version >= _GROUPED_CACHE
 
-    def limits(self, device_bytes: int, *, a100: bool, context_tokens: int) -> Limits:
+    @property
+    def bounds_steps(self) -> bool:
+        """A step is never longer than all requests together."""
+        return self.version >= _LIMITED_BATCHES
+
+    def limits(self, tier: Tier, context_tokens: int) -> Limits:
         """Return the default limits on a device."""
         if self.legacy:
             chunked = context_tokens > _CHUNKED_FROM
             return Limits(256, 2048 if chunked else max(2048, context_tokens))
-        if device_bytes < _LARGE_BYTES or a100:
+        a100 = tier.is_a100 and self.version >= _SMALL_A100
+        spark = tier.is_spark and self.version >= _SMALL_SPARK
+        if tier.total_bytes < _LARGE_BYTES or a100 or spark:
             return Limits(256, 2048)
-        large = self.version >= _SIZED_BATCHES and device_bytes >= _HUGE_BYTES
-        return Limits(1024, 16384 if large else 8192)
+        sized = self.version >= _SIZED_BATCHES and tier.total_bytes >= _HUGE_BYTES
+        return Limits(1024, 16384 if sized else 8192)
 
     def activation_bytes(self, shape: ModelShape, split: Split, limits: Limits) -> int:
         """Return the peak of the largest step: its forward pass, or the sampler behind it."""
@@ -122,7 +146,7 @@ class Engine:
         each = shape.dtype_bytes + (
             constants.sorting_bytes if self.sorts else constants.sampling_bytes
         )
-        rows = min(limits.sequences, limits.batched_tokens)
+        rows = 0 if shape.pools else min(limits.sequences, limits.batched_tokens)
         return round(max(forward, kept + rows * shape.vocabulary * each))
 
     def outside_bytes(self, split: Split) -> int:
@@ -153,7 +177,8 @@ class Engine:
         return _graphs(largest) + _graphs(min(largest, limits.sequences))
 
 
-def engine(version: str, *, legacy: bool | None = None, sorts: bool | None = None) -> Engine:
+@lru_cache
+def engine(version: str, *, legacy: bool | None = None) -> Engine:
     """Return what is known of a version such as `0.20.2`.
 
     Raises:
@@ -165,7 +190,7 @@ def engine(version: str, *, legacy: bool | None = None, sorts: bool | None = Non
         raise StackError(message, "write the version of a published vLLM")
     numbers = tuple(int(part or 0) for part in found.groups())
     old = numbers < _V1 if legacy is None else legacy
-    return Engine(numbers, old, numbers < _NEW_SAMPLER if sorts is None else sorts)
+    return Engine(numbers, old)
 
 
 @lru_cache

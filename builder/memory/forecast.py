@@ -2,77 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from builder.errors import StackError
 from builder.memory.cache import CacheFormat, Layout, layout
-from builder.memory.engine import Limits, engine
-from builder.memory.weights import Split, weight_bytes
-from builder.units import GIB
+from builder.memory.weights import weight_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    from builder.catalogue import Gpu
-    from builder.memory.engine import Engine
+    from builder.memory.deployment import Device, Serving
+    from builder.memory.engine import Limits
     from builder.memory.shape import ModelShape
+    from builder.memory.weights import Split
 
-_DRIVER_BYTES = round(0.6 * GIB)
-"""What a driver keeps for itself, at most: `memory.total` less what the engine sees of it."""
-_SMALL_GPUS = frozenset({"A100", "A800"})
-_MOST_TOKENS = 1 << 30
 _SURE_SHARE = 0.02
 """Of the budget: nine forecasts in ten were closer to the logs than that (docs/memory.md)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Device:
-    """One GPU as the engine sees it."""
-
-    name: str
-    total_bytes: int
-
-    @classmethod
-    def of(cls, gpu: Gpu) -> Device:
-        """Return a GPU of the catalogue."""
-        return cls(gpu.title, gpu.visible_bytes or gpu.memory_bytes - _DRIVER_BYTES)
-
-    @property
-    def is_small(self) -> bool:
-        """The engine gives it the limits of a smaller one, whatever its memory."""
-        return any(name in self.name for name in _SMALL_GPUS)
-
-
-@dataclass(frozen=True, slots=True)
-class Serving:
-    """What a deployment asks of the engine; None stands for the engine's default."""
-
-    version: str
-    context_tokens: int
-    concurrency: int = 1
-    """Requests of full length that must fit at once."""
-    sequences: int | None = None
-    """`max_num_seqs`."""
-    batched_tokens: int | None = None
-    """`max_num_batched_tokens`."""
-    utilisation: float | None = None
-    """`gpu_memory_utilization`."""
-    split: Split = field(default_factory=Split)
-    cache_element_bytes: int | None = None
-    """1 for an fp8 cache; None: as the model's dtype."""
-    block_tokens: int = 16
-    eager: bool = False
-    """No graphs."""
-    legacy: bool | None = None
-    """Version 0 of the engine, where both were there."""
-    sorts: bool | None = None
-    """The sampler sorts, where both were there."""
-
-    @property
-    def engine(self) -> Engine:
-        """Return what is known of the engine's version."""
-        return engine(self.version, legacy=self.legacy, sorts=self.sorts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +25,7 @@ class Forecast:
 
     device: Device
     budget_bytes: int
-    """What the engine may take."""
+    """What the engine may take; with a cache of a size that was asked for, what it will take."""
     weights_bytes: int
     activation_bytes: int
     outside_bytes: int
@@ -90,8 +34,10 @@ class Forecast:
     graphs_counted: bool
     """False: graphs come on top of the budget."""
     layout: Layout
+    request_bytes: int
+    """Cache that one request of full length may hold; 0 for an encoder, which keeps none."""
     needed_bytes: int
-    """Cache that the requests asked for may hold at once."""
+    """The same for the requests asked for, those of one replica."""
     limits: Limits
 
     @property
@@ -112,15 +58,21 @@ class Forecast:
         return self.cache_bytes - self.needed_bytes
 
     @property
+    def excess_bytes(self) -> int:
+        """Bytes of the budget beyond what is free at the start: above zero it is refused."""
+        return max(0, self.budget_bytes - self.device.free_bytes)
+
+    @property
     def beyond_bytes(self) -> int:
-        """Bytes of the device that are left beside the budget for graphs that it does not hold."""
+        """Free bytes that are left beside the budget, and beside graphs that it does not hold."""
         outside = 0 if self.graphs_counted else self.graphs_bytes
-        return self.device.total_bytes - self.budget_bytes - outside
+        return self.device.free_bytes - self.budget_bytes - outside
 
     @property
     def fits(self) -> bool:
         """The engine starts and holds the requests asked for."""
-        return self.spare_bytes >= 0 and self.cache_bytes > 0
+        holds = self.cache_bytes > 0 or not self.request_bytes
+        return self.spare_bytes >= 0 and holds and not self.excess_bytes
 
     @property
     def is_close(self) -> bool:
@@ -144,71 +96,40 @@ def forecast(shape: ModelShape, serving: Serving, device: Device) -> Forecast:
     """Return how the memory of a GPU will be used.
 
     Raises:
-        StackError: the model cannot be cut that way.
+        StackError: the model cannot be cut that way, or the version is none.
     """
-    _check_split(shape, serving.split)
-    version, limits = serving.engine, _limits(serving, device)
-    cache = layout(shape, serving.split, _cache_format(shape, serving))
+    if fault := _split_fault(shape, serving.split):
+        raise fault
+    shape = serving.loaded(shape)
+    version, limits, split = serving.engine, serving.limits(shape, device), serving.split
+    cache = layout(shape, split, _cache_format(shape, serving))
     request = cache.request_bytes(serving.context_tokens, limits.batched_tokens)
-    utilisation = serving.utilisation or version.utilisation
+    weights = max(0, weight_bytes(shape, split) - serving.offload_bytes)
+    activation = version.activation_bytes(shape, split, limits)
+    outside = version.outside_bytes(split)
+    graphs = 0 if serving.eager else version.graph_bytes(shape, split, limits)
+    budget = int(device.total_bytes * (serving.utilisation or version.utilisation))
+    fixed = serving.cache_bytes is not None
+    if serving.cache_bytes is not None:
+        budget = weights + activation + outside + graphs + serving.cache_bytes
     return Forecast(
         device=device,
-        budget_bytes=int(device.total_bytes * utilisation),
-        weights_bytes=weight_bytes(shape, serving.split),
-        activation_bytes=version.activation_bytes(shape, serving.split, limits),
-        outside_bytes=version.outside_bytes(serving.split),
-        graphs_bytes=(0 if serving.eager else version.graph_bytes(shape, serving.split, limits)),
-        graphs_counted=version.counts_graphs,
+        budget_bytes=budget,
+        weights_bytes=weights,
+        activation_bytes=activation,
+        outside_bytes=outside,
+        graphs_bytes=graphs,
+        graphs_counted=version.counts_graphs or fixed,
         layout=cache,
-        needed_bytes=serving.concurrency * request,
+        request_bytes=request,
+        needed_bytes=serving.requests * request,
         limits=limits,
     )
 
 
-def largest_context(shape: ModelShape, serving: Serving, device: Device) -> int:
-    """Return the most tokens a request may have at that concurrency; 0 if not even one block."""
-    bound = shape.max_positions or _MOST_TOKENS
-
-    def fits(tokens: int) -> bool:
-        return forecast(shape, replace(serving, context_tokens=tokens), device).fits
-
-    return _most(fits, bound)
-
-
-def highest_concurrency(shape: ModelShape, serving: Serving, device: Device) -> int:
-    """Return how many requests of full length fit at once."""
-    one = forecast(shape, replace(serving, concurrency=1), device)
-    if not one.fits:
-        return 0
-    blocks = one.layout.request_blocks(serving.context_tokens, one.limits.batched_tokens)
-    return one.layout.blocks(one.cache_bytes) // blocks
-
-
-def smallest_device(
-    shape: ModelShape, serving: Serving, devices: Iterable[Device]
-) -> Device | None:
-    """Return the device with the least memory on which it fits."""
-    ordered = sorted(devices, key=lambda device: (device.total_bytes, device.name))
-    return next((item for item in ordered if forecast(shape, serving, item).fits), None)
-
-
-def _most(fits: Callable[[int], bool], bound: int) -> int:
-    """Return the largest number up to `bound` that fits, given that smaller ones fit as well."""
-    low, high = 0, bound
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle - 1)
-    return low
-
-
-def _limits(serving: Serving, device: Device) -> Limits:
-    default = serving.engine.limits(
-        device.total_bytes, a100=device.is_small, context_tokens=serving.context_tokens
-    )
-    return Limits(
-        serving.sequences or default.sequences,
-        serving.batched_tokens or default.batched_tokens,
-    )
+def can_split(shape: ModelShape, split: Split) -> bool:
+    """Whether the engine can cut a model that way."""
+    return _split_fault(shape, split) is None
 
 
 def _cache_format(shape: ModelShape, serving: Serving) -> CacheFormat:
@@ -219,23 +140,29 @@ def _cache_format(shape: ModelShape, serving: Serving) -> CacheFormat:
     )
 
 
-def _check_split(shape: ModelShape, split: Split) -> None:
-    tensor, heads, kv_heads = split.tensor, shape.heads, shape.kv_heads
-    fit = [n for n in range(1, heads + 1) if not heads % n and not (kv_heads % n and n % kv_heads)]
-    if shape.latent is None and tensor not in fit:
+def _split_fault(shape: ModelShape, split: Split) -> StackError | None:
+    if not _divides(shape, split.tensor):
+        whole = range(1, shape.heads + 1)
+        fit = ", ".join(str(count) for count in whole if _divides(shape, count))
+        heads = f"{shape.heads} heads"
+        if shape.latent is None:
+            heads += f" and {shape.kv_heads} key-value heads"
         message = (
             "serve.args.tensor-parallel-size: expected a number that divides"
-            f" {heads} heads and {kv_heads} key-value heads, got {tensor}"
+            f" {heads}, got {split.tensor}"
         )
-        raise StackError(message, f"use one of {', '.join(map(str, fit))}")
-    if heads % tensor:
-        message = (
-            f"serve.args.tensor-parallel-size: expected a divisor of {heads} heads, got {tensor}"
-        )
-        raise StackError(message, "use a power of two")
+        return StackError(message, f"use one of {fit}")
     if split.pipeline > shape.layers:
         message = (
             f"serve.args.pipeline-parallel-size: expected at most {shape.layers} layers,"
             f" got {split.pipeline}"
         )
-        raise StackError(message, "give each GPU at least one layer")
+        return StackError(message, "give each GPU at least one layer")
+    return None
+
+
+def _divides(shape: ModelShape, tensor: int) -> bool:
+    if shape.heads % tensor:
+        return False
+    # A latent is the same on every GPU, and keys and values may be repeated.
+    return bool(shape.latent) or not (shape.kv_heads % tensor and tensor % shape.kv_heads)

@@ -15,6 +15,17 @@ _MXFP4, _NVFP4 = 4 + 8 / 32, 4 + 8 / 16
 """One-byte scales for 32 and for 16 weights."""
 _MXFP4_PADDING = 256
 
+_SCHEME_BITS = {
+    "fp8": 8.0,
+    "fp8-block": _FP8,
+    "int8-w8a8": 8.0,
+    "nvfp4": _NVFP4,
+    "mxfp8": 8 + 8 / 32,
+    "bitsandbytes": _NVFP4,
+    "gguf": _NVFP4,
+}
+"""Schemes whose scales do not depend on a size that a model chooses."""
+
 
 @dataclass(frozen=True, slots=True)
 class Formats:
@@ -43,6 +54,18 @@ def formats(quantisation: Mapping[str, Any], dtype_bytes: int) -> Formats:
         return Formats(_grouped(quantisation["bits"], quantisation))
     known = {"nvfp4": _NVFP4, "fp8": _FP8, "fbgemm_fp8": _FP8, "modelopt": _FP8}
     return Formats(known.get(algorithm, plain.linear_bits))
+
+
+def named_format(scheme: str | None, group: int | None, dtype_bytes: int) -> Formats:
+    """Return the bits of a scheme of `quantisation.toml`, without its `quantization_config`."""
+    if scheme is None:
+        return Formats(dtype_bytes * _BYTE)
+    if scheme == "mxfp4":
+        return formats({"quant_method": scheme}, dtype_bytes)
+    bits = _SCHEME_BITS.get(scheme)
+    if bits is not None:
+        return Formats(bits)
+    return Formats(_grouped(4, {"group_size": group, "zero_point": scheme == "awq"}))
 
 
 def _compressed(quantisation: Mapping[str, Any], plain: Formats) -> Formats:

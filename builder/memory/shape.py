@@ -6,11 +6,12 @@ one is given by its numbers.  Bits of a weight include the scales that lie besid
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from builder.errors import StackError
-from builder.memory.formats import formats
+from builder.memory.formats import Formats, formats
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,6 +21,11 @@ _ALTERNATING = frozenset({"gemma2", "gpt_oss"})
 """Models whose every other layer has a window, where the config lists no layers."""
 _FIVE_TO_ONE = frozenset({"gemma3", "gemma3_text"})
 _GATED_VISION = frozenset({"pixtral", "qwen2_5_vl"})
+_ENCODERS = re.compile(r"bert|\bgte|\bnew\b|electra", re.IGNORECASE)
+"""BERT and what came of it: no cache, and no step shorter than a request."""
+_POOLING = ("Model", "Classification", "ForTextEncoding")
+_BITS, _HALF = 8, 2
+_FLOAT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +106,11 @@ class ModelShape:
     rotary_rows: int = 0
     """Positions in the rotary tables, which scaling may lengthen."""
     stored_bytes: int | None = None
-    """Sum over the tensors of the weight files, where they were read."""
+    """Sum over the tensors of the weight files, where they were read, in the dtype above."""
+    cached: bool = True
+    """False: an encoder, which reads a text at once and keeps nothing of it."""
+    pools: bool = False
+    """It gives vectors or classes: nothing is sampled from its vocabulary."""
 
     @property
     def full_layers(self) -> int:
@@ -144,8 +154,47 @@ def from_config(
         vision_parameters=_vision(config.get("vision_config") or {}),
         max_positions=text.get("max_position_embeddings"),
         rotary_rows=_rotary_rows(text),
-        stored_bytes=sum(tensor_bytes.values()) if tensor_bytes else None,
+        stored_bytes=_stored(tensor_bytes or {}, _dtype_bytes(config), quantised) or None,
+        cached=not is_encoder(f"{text.get('model_type')} {_architecture(config)}"),
+        pools=_architecture(config).endswith(_POOLING),
     )
+
+
+def is_encoder(names: str) -> bool:
+    """Whether a model type or an architecture is that of a text encoder."""
+    return bool(_ENCODERS.search(names))
+
+
+def as_loaded(shape: ModelShape, dtype_bytes: int | None, *, drafts: bool) -> ModelShape:
+    """Return what the engine makes of a model: in 16 bits unless told otherwise, without drafts."""
+    wanted = dtype_bytes or min(shape.dtype_bytes, _HALF)
+    if wanted != shape.dtype_bytes:
+        shape = _converted(shape, wanted)
+    if drafts:
+        # A layer of drafts is one more of the last kind, its cache included.
+        shape = replace(shape, layers=shape.layers + shape.draft_layers, draft_layers=0)
+    return shape
+
+
+def _converted(shape: ModelShape, wanted: int) -> ModelShape:
+    if shape.linear_bits != shape.dtype_bytes * _BITS or shape.expert_bits:
+        return replace(shape, dtype_bytes=wanted)
+    stored = shape.stored_bytes and shape.stored_bytes * wanted // shape.dtype_bytes
+    return replace(shape, dtype_bytes=wanted, linear_bits=wanted * _BITS, stored_bytes=stored)
+
+
+def _stored(tensor_bytes: Mapping[str, int], dtype_bytes: int, quantised: Formats) -> int:
+    """Return the bytes of the tensors: the engine converts those that are not quantised."""
+    if quantised != Formats(dtype_bytes * _BITS):
+        return sum(tensor_bytes.values())
+    return sum(
+        size * dtype_bytes // _FLOAT_BYTES.get(name, dtype_bytes)
+        for name, size in tensor_bytes.items()
+    )
+
+
+def _architecture(config: Mapping[str, Any]) -> str:
+    return str(next(iter(config.get("architectures") or ()), ""))
 
 
 def _text(config: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,8 +19,11 @@ class Split:
 
     tensor: int = 1
     pipeline: int = 1
+    data: int = 1
+    """Replicas, each with a cache of its own; experts are cut over all of them."""
 
 
+@lru_cache(maxsize=1024)
 def weight_bytes(shape: ModelShape, split: Split) -> int:
     """Return the bytes of the weights on the fullest GPU, buffers made at load time included.
 
@@ -28,9 +32,11 @@ def weight_bytes(shape: ModelShape, split: Split) -> int:
     """
     scale = 1.0
     if shape.stored_bytes:
-        drafts = shape.draft_layers * _layer(shape, Split())
-        scale = shape.stored_bytes / (_stored(shape, Split()) + drafts)
-    return round(_stored(shape, split) * scale + _buffers(shape, split))
+        # Files hold drafts, which are not loaded, and widths as they are, which are rounded up.
+        filed = replace(shape, expert_padding=1)
+        drafts = filed.draft_layers * _layer(filed, Split())
+        scale = shape.stored_bytes / (_stored(filed, Split()) + drafts)
+    return round(_stored(shape, split) * scale + buffer_bytes(shape, split))
 
 
 def replicated_bytes(shape: ModelShape, split: Split) -> int:
@@ -102,7 +108,7 @@ def _feed_forward(shape: ModelShape, split: Split) -> float:
     routed = experts.count * 3 * hidden * width * bits / _BITS
     shared = 3 * hidden * experts.shared_width * shape.linear_bits / _BITS
     router = experts.count * hidden * shape.dtype_bytes
-    return (routed + shared) / split.tensor + router
+    return routed / (split.tensor * split.data) + shared / split.tensor + router
 
 
 def _round_up(value: int, step: int) -> int:
@@ -114,7 +120,7 @@ def _dense(shape: ModelShape, split: Split) -> float:
     return matrices * shape.hidden * shape.width * shape.linear_bits / _BITS / split.tensor
 
 
-def _buffers(shape: ModelShape, split: Split) -> float:
+def buffer_bytes(shape: ModelShape, split: Split) -> float:
     """Return what the engine makes while it loads: rotary tables, latent projections unfolded."""
     rotary = shape.latent.rope if shape.latent else shape.head_width
     tables = float(shape.rotary_rows * rotary * shape.dtype_bytes)
