@@ -57,9 +57,27 @@ def test_links_to_files_lead_somewhere(path: Path) -> None:
     assert [name for name in targets if not (path.parent / name).exists()] == []
 
 
-def test_every_committed_lock_belongs_to_a_stack_and_is_current() -> None:
+STACKS = sorted((ROOT / "stacks").glob("*.yaml"))
+
+
+def has_lock(path: Path) -> bool:
+    return (ROOT / "lockfiles" / f"pylock.{path.stem}.toml").exists()
+
+
+@pytest.mark.parametrize("path", [p for p in STACKS if has_lock(p)], ids=lambda path: path.stem)
+def test_a_committed_lock_is_current(path: Path) -> None:
     from builder import pipeline
 
-    for path in sorted((ROOT / "stacks").glob("*.yaml")):
-        locked, differences = pipeline.drift(path)
-        assert (locked.lock.name, differences) == (path.stem, ())
+    locked, differences = pipeline.drift(path)
+    assert (locked.lock.name, differences) == (path.stem, ())
+
+
+def test_every_committed_lock_belongs_to_a_stack() -> None:
+    names = {path.name for path in (ROOT / "lockfiles").glob("pylock.*.toml")}
+    assert names <= {f"pylock.{path.stem}.toml" for path in STACKS}
+
+
+@pytest.mark.parametrize("path", STACKS, ids=lambda path: path.stem)
+def test_a_stack_without_a_lock_says_so(path: Path) -> None:
+    says = "# No lock is committed" in path.read_text("utf-8")
+    assert says is not has_lock(path)

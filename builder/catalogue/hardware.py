@@ -110,7 +110,8 @@ def architectures() -> dict[str, Architecture]:
 
 def gpu(name: str) -> Gpu:
     """Return the GPU of that name."""
-    return pick("GPU", gpus(), name, similar_gpus(name))
+    known = gpus()
+    return pick("GPU", known, name, () if name in known else similar_gpus(name))
 
 
 @lru_cache

@@ -116,7 +116,9 @@ class Advisory:
 
 def release(version: str) -> Release:
     """Return a release of vLLM."""
-    return pick("release of vllm", releases(), version, _neighbours(version, releases()))
+    known = releases()
+    near = () if version in known else _neighbours(version, known)
+    return pick("release of vllm", known, version, near)
 
 
 def torch_release(version: str) -> TorchRelease:

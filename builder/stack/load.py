@@ -12,7 +12,7 @@ from builder.stack import document as yaml
 from builder.stack.model import Stack
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
 _MOST_BYTES = 2**20
@@ -20,12 +20,31 @@ _MOST_BYTES = 2**20
 
 def load(path: Path) -> Stack:
     """Return the stack in the file at `path`, or raise one StackError with all its faults."""
+    return load_with_lines(path)[0]
+
+
+def load_with_lines(path: Path) -> tuple[Stack, Callable[[str], int]]:
+    """Return also where a field such as `target.gpu` stands: its line, or that of what is around.
+
+    Raises:
+        StackError: with all faults of the file.
+    """
     text = _read(path)
     try:
         document = yaml.parse(text)
     except yaml.NotYamlError as error:
         raise _error(path, [error.fault]) from error
-    return _validated(document, path)
+    return _validated(document, path), lambda field: document.line(_written(field, document))
+
+
+def _written(field: str, document: yaml.Document) -> yaml.Path:
+    """Return the path of a dotted field as it is written: flags with dashes or underscores."""
+    path: yaml.Path = ()
+    for step in field.split(".", 2):
+        near = [p for p in document.spots if len(p) == len(path) + 1 and p[: len(path)] == path]
+        same = (p for p in near if str(p[-1]).replace("_", "-") == step.replace("_", "-"))
+        path = next(same, (*path, step))
+    return path
 
 
 def _read(path: Path) -> str:

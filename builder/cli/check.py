@@ -1,0 +1,202 @@
+"""`builder check` and `builder explain`."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from builder import console
+from builder.cli import memory_bar
+from builder.cli.colour import show
+from builder.errors import StackError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from builder.cli.colour import Line
+    from builder.pipeline.checking import Checked
+    from builder.rules import Finding, Verdict
+
+_WIDTH = 80
+_STYLES = {"refused": "error", "works with warnings": "warning", "works": "good"}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    text = "Judge stacks by all rules: drivers, kernels, memory, flags; no network."
+    app.command("check", help=text)(_check)
+    app.command("explain", help="Print the page of a rule, or list all rules.")(_explain)
+
+
+def _check(
+    stacks: Annotated[list[Path], typer.Argument(metavar="STACK...", help="Stack files.")],
+    *,
+    strict: Annotated[bool, typer.Option("--strict", help="Fail on warnings too.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")] = False,
+) -> None:
+    checked, faults = _all(stacks)
+    if json:
+        console.emit_json([*map(described, checked), *faults])
+    else:
+        show(line for each in checked for line in screen(each))
+    _require(checked, faults, strict=strict)
+
+
+def _all(paths: Sequence[Path]) -> tuple[list[Checked], list[dict[str, Any]]]:
+    """Check every stack; a file that is wrong does not hide what is said of the others."""
+    from builder.pipeline import checking
+
+    checked, faults = [], []
+    for path in paths:
+        try:
+            checked.append(checking.check(path))
+        except StackError as fault:
+            console.fail(fault.message, fault.hint)
+            faults.append({"stack": str(path), "verdict": "invalid", "fault": fault.message})
+    return checked, faults
+
+
+def _require(checked: Sequence[Checked], faults: Sequence[dict[str, Any]], *, strict: bool) -> None:
+    bad = [str(fault["stack"]) for fault in faults]
+    for each in checked:
+        words = {verdict.word for verdict in each.verdicts}
+        if "refused" in words or (strict and "works with warnings" in words):
+            bad.append(str(each.path))
+    if bad:
+        count = len(checked) + len(faults)
+        message = f"{len(bad)} of {count} {'stack' if count == 1 else 'stacks'} refused"
+        message += f": {', '.join(bad)}"
+        raise StackError(message, "builder explain RULE says more")
+
+
+def screen(checked: Checked) -> Iterator[Line]:
+    """Yield the lines of the answer for one stack."""
+    for verdict in checked.verdicts:
+        yield _head(checked, verdict), _STYLES[verdict.word]
+        if found := verdict.memory:
+            yield from ((line, "") for line in wrapped(memory_bar.words(found), "  ", "    "))
+    for finding, gpus in _grouped(checked):
+        yield from _finding(checked, finding, gpus)
+    yield from _nearest(checked)
+
+
+def _head(checked: Checked, verdict: Verdict) -> str:
+    gpu, count = verdict.subject.stack.target.gpu, verdict.subject.count
+    where = "CPU" if gpu == "none" else f"{count} x {gpu}" if count > 1 else gpu
+    return f"{checked.path}: {verdict.word} on {where}"
+
+
+def _grouped(checked: Checked) -> list[tuple[Finding, list[str]]]:
+    """Say once what is true of several cells; errors of all cells come first."""
+    from builder.rules import SEVERITIES
+
+    groups: dict[tuple[str, ...], tuple[Finding, list[str]]] = {}
+    for verdict in checked.verdicts:
+        for finding in verdict.findings:
+            key = (finding.severity, finding.rule, finding.place, finding.text, finding.hint)
+            groups.setdefault(key, (finding, []))[1].append(str(verdict.subject.stack.target.gpu))
+    return sorted(groups.values(), key=lambda group: SEVERITIES.index(group[0].severity))
+
+
+def _finding(checked: Checked, finding: Finding, gpus: Sequence[str]) -> Iterator[Line]:
+    place = f"{checked.path}:{checked.line(finding.place)}: {finding.place}"
+    only = "" if len(gpus) == len(checked.verdicts) else f" ({', '.join(gpus)})"
+    doubt = "" if finding.verified else " (not verified)"
+    text = f"{finding.severity}: {place}: {finding.text}{doubt}{only}"
+    yield from ((line, finding.severity) for line in wrapped(text, "  ", "      "))
+    yield from ((line, "") for line in wrapped(f"hint: {finding.hint}", "      ", "        "))
+    source = f"rule: {finding.rule}; source: {finding.source}"
+    yield from ((line, "dim") for line in wrapped(source, "      ", "        "))
+
+
+def _nearest(checked: Checked) -> Iterator[Line]:
+    from builder.rules import described as words
+
+    for verdict in checked.verdicts:
+        gpu = verdict.subject.stack.target.gpu
+        cell = "" if len(checked.verdicts) == 1 else f"{gpu}: "
+        if verdict.nearest is not None:
+            text = f"{cell}nearest that works: {words(verdict.nearest)}"
+            yield from ((line, "good") for line in wrapped(text, "  ", "    "))
+        elif verdict.word == "refused":
+            yield f"  {cell}no change was found after which it works", "error"
+
+
+def wrapped(text: str, first: str, later: str) -> list[str]:
+    """Return the lines of a text, 80 characters wide; long words stay whole."""
+    return textwrap.wrap(
+        text,
+        _WIDTH,
+        initial_indent=first,
+        subsequent_indent=later,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def described(checked: Checked) -> dict[str, Any]:
+    """Return the verdicts on a stack as JSON shows them."""
+    return {
+        "stack": str(checked.path),
+        "name": checked.stack.name,
+        "cells": [_cell(checked, verdict) for verdict in checked.verdicts],
+    }
+
+
+def _cell(checked: Checked, verdict: Verdict) -> dict[str, Any]:
+    return {
+        "gpu": verdict.subject.stack.target.gpu,
+        "count": verdict.subject.count,
+        "verdict": verdict.word,
+        "findings": [_described(checked, finding) for finding in verdict.findings],
+        "nearest": _move(verdict.nearest),
+        "memory": memory_bar.described(verdict.memory),
+    }
+
+
+def _described(checked: Checked, finding: Finding) -> dict[str, Any]:
+    return {
+        "rule": finding.rule,
+        "severity": finding.severity,
+        "place": finding.place,
+        "line": checked.line(finding.place),
+        "text": finding.text,
+        "hint": finding.hint,
+        "source": finding.source,
+        "verified": finding.verified,
+        "nearest": _move(finding.nearest),
+    }
+
+
+def _move(move: Any) -> dict[str, Any] | None:
+    """Return the new value of each field."""
+    if move is None:
+        return None
+    return {change.place: _plain(change.value) for change in move}
+
+
+def _plain(value: Any) -> Any:
+    return value if value is None or isinstance(value, str | int | float | list) else str(value)
+
+
+def _explain(
+    rule: Annotated[str | None, typer.Argument(metavar="[RULE]", help="Id of a rule.")] = None,
+    *,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")] = False,
+) -> None:
+    from builder.rules import find, rules
+    from builder.rules.pages import page
+
+    if rule is None:
+        rows = {each.id: each.title for each in rules().values()}
+        width = max(map(len, rows))
+        text = "\n".join(f"{name:<{width}}  {title}" for name, title in rows.items())
+        console.emit_json(rows) if json else console.emit(text)
+        return
+    known = find(rule)
+    text = page(known.id)
+    value = {"rule": known.id, "title": known.title, "page": text}
+    console.emit_json(value) if json else console.emit(text.rstrip())

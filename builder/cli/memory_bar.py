@@ -1,0 +1,81 @@
+"""The memory of one GPU as a bar of characters, and in words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from builder.units import GIB
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from builder.cli.colour import Line
+    from builder.memory import Forecast
+
+_WIDTH = 72
+_SIGNS = {
+    "weights": "W",
+    "activations": "A",
+    "outside PyTorch": "o",
+    "graphs": "g",
+    "cache": ":",
+}
+_UNUSED = "."
+
+
+def bar(found: Forecast) -> Iterator[Line]:
+    """Yield a bar over all the memory of the GPU, and what its signs stand for."""
+    total = found.device.total_bytes
+    if sum(size for _, size in found.bar) > total:
+        yield f"  {_taken(found)}: more than there is", "error"
+        yield f"  {legend(found)}", ""
+        return
+    drawn = "".join(_SIGNS[name] * round(size * _WIDTH / total) for name, size in found.bar)
+    yield f"  [{drawn[:_WIDTH]:{_UNUSED}<{_WIDTH}}]", "good" if found.fits else "error"
+    yield f"  {legend(found)}", ""
+
+
+def legend(found: Forecast) -> str:
+    """`W weights 67.7, A activations 1.9, …`."""
+    parts = [f"{_SIGNS[name]} {name} {size / GIB:.1f}" for name, size in found.bar]
+    return ", ".join(parts) + " GiB"
+
+
+def words(found: Forecast) -> str:
+    """Say in one line what is taken, and what is left for requests."""
+    if not found.fits:
+        return f"{_taken(found)}: short of {-found.spare_bytes / GIB:.1f} GiB"
+    if not found.request_bytes:
+        return f"{_taken(found)}; it keeps no cache"
+    requests = found.cache_bytes // found.request_bytes
+    plural = "" if requests == 1 else "s"
+    return (
+        f"{_taken(found)}, {found.cache_tokens:,} tokens of cache: "
+        f"{requests} full-length request{plural}"
+    )
+
+
+def _taken(found: Forecast) -> str:
+    used = sum(size for name, size in found.bar if name != "cache")
+    return f"memory {used / GIB:.1f} of {found.budget_bytes / GIB:.1f} GiB"
+
+
+def described(found: Forecast | None) -> dict[str, Any] | None:
+    """Return a forecast as JSON shows it: bytes of one GPU."""
+    if found is None:
+        return None
+    return {
+        "fits": found.fits,
+        "close": found.is_close,
+        "total_bytes": found.device.total_bytes,
+        "budget_bytes": found.budget_bytes,
+        "weights_bytes": found.weights_bytes,
+        "activation_bytes": found.activation_bytes,
+        "outside_bytes": found.outside_bytes,
+        "graphs_bytes": found.graphs_bytes,
+        "graphs_counted": found.graphs_counted,
+        "cache_bytes": found.cache_bytes,
+        "cache_tokens": found.cache_tokens,
+        "needed_bytes": found.needed_bytes,
+        "spare_bytes": found.spare_bytes,
+    }

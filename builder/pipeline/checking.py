@@ -1,0 +1,105 @@
+"""Stack file, its lock if there is one, and the catalogue → verdicts.  No network."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from builder import lock as locks
+from builder import rules
+from builder import stack as stacks
+from builder.catalogue.cards import card
+from builder.errors import StackError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from builder.lock import Lock
+    from builder.rules import ModelFacts, Subject, Verdict
+    from builder.stack import Stack
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A stack and the verdict on each of its cells."""
+
+    path: Path
+    stack: Stack
+    line: Callable[[str], int]
+    """Where a field such as `target.gpu` stands."""
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether a cell is refused."""
+        return any(verdict.word == "refused" for verdict in self.verdicts)
+
+
+def check(stack_path: Path) -> Checked:
+    """Judge every cell of a stack.
+
+    Raises:
+        StackError: the file itself is wrong.
+    """
+    stack, line = stacks.load_with_lines(stack_path)
+    verdicts = tuple(rules.judge(subject) for subject in subjects(stack_path, stack))
+    return Checked(stack_path, stack, line, verdicts)
+
+
+def subjects(stack_path: Path, stack: Stack) -> tuple[Subject, ...]:
+    """Return each cell of a stack with all that is known of it here."""
+    lock, drift = _lock(stack_path, stack)
+    model = _model(stack_path, stack, lock)
+    asked = stack.target.gpu
+    return tuple(
+        rules.Subject(
+            stack=rules.changed(stack, (rules.Change("target.gpu", gpu),)),
+            model=model,
+            lock=lock if lock and not drift else None,
+            drift=drift,
+        )
+        for gpu in ([asked] if isinstance(asked, str) else asked)
+    )
+
+
+def _lock(stack_path: Path, stack: Stack) -> tuple[Lock | None, tuple[str, ...]]:
+    from builder.sources import own
+
+    path = locks.path_for(stack_path, stack.name)
+    if not path.exists():
+        return None, ()
+    lock = locks.read(path)
+    found = locks.drift(lock, stacks.canonical(stack), own.pins())
+    return lock, tuple(str(difference) for difference in found)
+
+
+def _model(stack_path: Path, stack: Stack, lock: Lock | None) -> ModelFacts | None:
+    """Ask the lock, as long as the stack asks for its model still; else the folder, or a card."""
+    asked = stack.model
+    if lock is not None and lock.stack.get("model") == stacks.canonical(stack)["model"]:
+        locked = lock.models[0]
+        name = locked.repo or str(asked.path)
+        facts, known = locked.facts, card(locked.repo) if locked.repo else None
+        return rules.of_config(name, facts.config, facts.tensor_bytes, "lock", known)
+    if asked.repo is not None:
+        return rules.of_repo(asked.repo)
+    return _folder(stack_path.parent / str(asked.path), str(asked.path))
+
+
+def _folder(folder: Path, name: str) -> ModelFacts | None:
+    from builder.sources import model_facts
+
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as fault:
+        message = f"{path}: cannot be read: {fault}"
+        raise StackError(message, "a model folder has the config.json of its repository") from fault
+    if not isinstance(config, dict):
+        message = f"{path}: expected an object, got {type(config).__name__}"
+        raise StackError(message, "a model folder has the config.json of its repository")
+    return rules.of_config(name, model_facts.facts(config, ()).config, None, "folder")

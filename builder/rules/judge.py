@@ -1,0 +1,74 @@
+"""The verdict on one cell: what all rules say, and the nearest cell that works."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from builder.rules import search
+from builder.rules.change import cost
+from builder.rules.finding import SEVERITIES
+from builder.rules.memory import forecast_of
+
+if TYPE_CHECKING:
+    from builder.memory import Forecast
+    from builder.rules.change import Move
+    from builder.rules.finding import Finding
+    from builder.rules.subject import Subject
+
+Word = Literal["works", "works with warnings", "refused"]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the rules say of a stack on one of its GPUs."""
+
+    subject: Subject
+    findings: tuple[Finding, ...]
+    """Errors first."""
+    nearest: Move | None = None
+    """For a refused one: the smallest change found after which nothing is refused."""
+
+    @property
+    def memory(self) -> Forecast | None:
+        """Return the memory of one GPU; None where model or GPU is unknown."""
+        return forecast_of(self.subject)
+
+    @property
+    def word(self) -> Word:
+        """Return the verdict."""
+        kinds = {finding.severity for finding in self.findings}
+        if "error" in kinds:
+            return "refused"
+        return "works with warnings" if "warning" in kinds else "works"
+
+
+def judge(subject: Subject) -> Verdict:
+    """Return the verdict of all rules on a subject."""
+    found = sorted(search.findings(subject), key=lambda each: SEVERITIES.index(each.severity))
+    refused = [finding for finding in found if finding.severity == "error"]
+    move = search.nearest(subject, refused) if refused else None
+    return Verdict(
+        subject, tuple(_with_nearest(each, subject, move, refused) for each in found), move
+    )
+
+
+def _with_nearest(
+    finding: Finding, subject: Subject, move: Move | None, refused: list[Finding]
+) -> Finding:
+    """A warning has a nearest cell of its own, where the stack works at all."""
+    if finding.severity == "error":
+        return replace(finding, nearest=move)
+    if refused or finding.severity == "note":
+        return finding
+    return replace(finding, nearest=_quiet(finding, subject))
+
+
+def _quiet(finding: Finding, subject: Subject) -> Move | None:
+    """Return the cheapest of its own moves that ends a warning and refuses nothing."""
+    for move in sorted(finding.moves, key=cost):
+        after = list(search.findings(subject.after(move)))
+        is_worse = any(each.severity == "error" for each in after)
+        if not is_worse and not any(each.rule == finding.rule for each in after):
+            return move
+    return None

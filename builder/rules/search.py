@@ -1,0 +1,74 @@
+"""Search the nearest cell that works: the cheapest changes after which no rule refuses.
+
+Rules propose moves that would satisfy them; every combination is judged by all rules before it is
+offered, cheapest first, so what is offered works as far as the rules know.
+"""
+
+from __future__ import annotations
+
+import heapq
+from itertools import count
+from typing import TYPE_CHECKING
+
+from builder.rules.change import Change, Move, cost
+from builder.rules.registry import rules
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from builder.rules.finding import Finding
+    from builder.rules.subject import Subject
+
+_MOST_CELLS = 400
+"""Cells that are judged before the search gives up: a second at most."""
+_MOST_MOVES = 4
+
+
+def findings(subject: Subject) -> Iterator[Finding]:
+    """Yield what every rule has to say of a subject."""
+    for rule in rules().values():
+        yield from rule(subject)
+
+
+def errors(subject: Subject) -> list[Finding]:
+    """Return what refuses a subject."""
+    return [finding for finding in findings(subject) if finding.severity == "error"]
+
+
+def nearest(subject: Subject, refused: list[Finding]) -> Move | None:
+    """Return the cheapest move after which nothing is refused, None where none was found."""
+    order = count()
+    queue: list[tuple[float, int, int, Move]] = []
+    seen: set[frozenset[Change]] = set()
+
+    def offer(before: Move, depth: int, found: list[Finding]) -> None:
+        for move in _proposed(found):
+            both = merged(before, move)
+            key = frozenset(both)
+            if both != before and key not in seen:
+                seen.add(key)
+                heapq.heappush(queue, (cost(both), next(order), depth, both))
+
+    offer((), 1, refused)
+    for _ in range(_MOST_CELLS):
+        if not queue:
+            return None
+        _, _, depth, move = heapq.heappop(queue)
+        found = errors(subject.after(move))
+        if not found:
+            return move
+        if depth < _MOST_MOVES:
+            offer(move, depth + 1, found)
+    return None
+
+
+def _proposed(found: list[Finding]) -> Iterator[Move]:
+    """Only what the first error needs: the others are met on the way, or by what they propose."""
+    for finding in found:
+        yield from finding.moves
+
+
+def merged(before: Move, move: Move) -> Move:
+    """Return both moves as one; where both change a field, the later one counts."""
+    places = {change.place for change in move}
+    return (*(each for each in before if each.place not in places), *move)

@@ -1,0 +1,142 @@
+"""One cell of a stack and every fact about it that rules read.
+
+Facts are looked up once and only where they are asked for: a search judges hundreds of cells.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from builder import catalogue
+from builder.catalogue.cards import card
+from builder.catalogue.releases import releases, torch_releases
+from builder.rules.change import Move, changed
+from builder.rules.model import ModelFacts, of_card
+
+if TYPE_CHECKING:
+    from builder.catalogue import Gpu
+    from builder.catalogue.releases import Release, TorchRelease
+    from builder.lock import Lock
+    from builder.stack import Stack
+
+_LOCKED = ("engine", "base", "runtime", "resolve")
+"""What a lock no longer describes once one of them changes."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A stack on one of its GPUs."""
+
+    stack: Stack
+    """`target.gpu` is one name."""
+    model: ModelFacts | None = None
+    """None: nobody knows the model here."""
+    lock: Lock | None = None
+    """The lock of this stack, narrowed to this GPU; None where there is none that is current."""
+    drift: tuple[str, ...] = ()
+    """How a lock that is not current differs from the stack."""
+
+    @cached_property
+    def gpu(self) -> Gpu | None:
+        """The GPU; None for a stack on the CPU."""
+        name = self.stack.target.gpu
+        return None if name == "none" else catalogue.gpu(str(name))
+
+    @property
+    def count(self) -> int:
+        """GPUs in one container."""
+        return self.stack.target.count
+
+    @property
+    def version(self) -> str:
+        """The engine's version, without a local part."""
+        return self.stack.engine.version.partition("+")[0]
+
+    @property
+    def engine(self) -> str:
+        """The engine and its version, in words."""
+        return f"vLLM {self.version}"
+
+    @cached_property
+    def release(self) -> Release | None:
+        """What the catalogue knows of the engine's release; None for an unknown one."""
+        return releases().get(self.version) if self.is_cuda else None
+
+    @property
+    def is_cuda(self) -> bool:
+        """Whether the engine is the one for NVIDIA GPUs."""
+        return catalogue.engine(self.stack.engine.name).accelerator == "cuda"
+
+    @cached_property
+    def torch(self) -> TorchRelease | None:
+        """The torch that the release asks for."""
+        return torch_releases().get(self.release.torch) if self.release else None
+
+    @cached_property
+    def python(self) -> str | None:
+        """The suite's Python, such as `3.11`; None where the base is an image."""
+        base = self.stack.base
+        return catalogue.debian(base.debian).python if base and base.debian else None
+
+    @cached_property
+    def glibc(self) -> str | None:
+        """The suite's glibc; None where the base is an image."""
+        base = self.stack.base
+        return catalogue.debian(base.debian).glibc if base and base.debian else None
+
+    @cached_property
+    def args(self) -> dict[str, Any]:
+        """`serve.args` by flag, dashes for underscores, without those that are left out."""
+        given = self.stack.serve.args.items()
+        return {k.replace("_", "-"): v for k, v in given if v is not False and v is not None}
+
+    def number(self, flag: str, default: int) -> int:
+        """Return the whole number that a flag gives; what is none is another rule's business."""
+        value = self.args.get(flag, default)
+        if isinstance(value, str) and value.isdecimal():
+            return int(value)
+        return value if isinstance(value, int) and not isinstance(value, bool) else default
+
+    @property
+    def tensor(self) -> int:
+        """GPUs that share each layer: what the flag says, else all (see `builder.recipe`)."""
+        return self.number("tensor-parallel-size", self.count)
+
+    @property
+    def pipeline(self) -> int:
+        """Groups of GPUs that have different layers."""
+        return self.number("pipeline-parallel-size", 1)
+
+    @property
+    def data(self) -> int:
+        """Copies of the model."""
+        return self.number("data-parallel-size", 1)
+
+    def locked_code(self, distribution: str) -> tuple[str, ...] | None:
+        """Return which GPU code the lock says a wheel has; None where it says nothing."""
+        del distribution
+        return None
+
+    @property
+    def carriers(self) -> tuple[str, ...]:
+        """Locked distributions that carry GPU code."""
+        return ()
+
+    def after(self, move: Move) -> Subject:
+        """Return the subject after a move; facts that the move leaves true are kept."""
+        stack = changed(self.stack, move)
+        places = {change.place for change in move}
+        model, lock = self.model, self.lock
+        if "model.repo" in places and stack.model.repo is not None:
+            model, lock = of_repo(stack.model.repo), None
+        if any(place.split(".")[0] in _LOCKED for place in places):
+            lock = None
+        return replace(self, stack=stack, model=model, lock=lock)
+
+
+def of_repo(repo: str) -> ModelFacts | None:
+    """Return what the catalogue's card says of a repository, None where there is none."""
+    known = card(repo)
+    return of_card(known, repo) if known else None

@@ -1,0 +1,131 @@
+"""`builder check` and `builder explain`: what they print where, and their exit codes."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builder import cli
+
+STACK = """\
+name: {name}
+target: {{platform: linux/amd64, gpu: {gpu}, driver: "{driver}"}}
+engine: {{name: vllm, version: "0.20.2"}}
+base: {{debian: bookworm}}
+model: {{repo: Qwen/Qwen2.5-7B-Instruct-AWQ, revision: "{revision}"}}
+serve: {{max_model_len: 8192, max_num_seqs: 64, gpu_memory_utilization: 0.9}}
+"""
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run `builder` in this process; returns exit code, stdout and stderr."""
+
+    def call(*words: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["builder", *words])
+        code: Any = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code
+        found = capsys.readouterr()
+        return int(code or 0), found.out, found.err
+
+    return call
+
+
+@pytest.fixture
+def stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Write a stack into the current folder; returns its name."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(name: str = "demo", gpu: str = "rtx-4090-24gb", driver: str = ">=580") -> str:
+        text = STACK.format(name=name, gpu=gpu, driver=driver, revision="0" * 40)
+        Path(f"{name}.yaml").write_text(text)
+        return f"{name}.yaml"
+
+    return write
+
+
+def test_a_stack_that_works_ends_with_0(run: Run, stack: Callable[..., str]) -> None:
+    code, out, _ = run("check", stack())
+    assert code == 0
+    assert out.startswith("demo.yaml: works")
+    assert "error" not in out
+
+
+def test_a_refused_stack_ends_with_3_and_says_where_why_and_what(
+    run: Run, stack: Callable[..., str]
+) -> None:
+    code, out, err = run("check", stack(driver=">=570"))
+    assert code == 3
+    assert "demo.yaml: refused on rtx-4090-24gb" in out
+    assert "error: demo.yaml:2: target.driver: allows hosts with driver 570" in out
+    assert 'hint: write driver: ">=580"' in out
+    assert "rule: driver-floor; source: NVIDIA" in out
+    assert "nearest that works: " in out
+    assert "error: 1 of 1 stack refused: demo.yaml" in err
+
+
+def test_lines_fit_a_terminal(run: Run, stack: Callable[..., str]) -> None:
+    _, out, _ = run("check", stack(driver=">=570"))
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_json_holds_every_finding(run: Run, stack: Callable[..., str]) -> None:
+    code, out, _ = run("check", "--json", stack(driver=">=570"))
+    (found,) = json.loads(out)
+    (cell,) = found["cells"]
+    finding = next(each for each in cell["findings"] if each["rule"] == "driver-floor")
+    assert code == 3
+    assert (found["name"], cell["gpu"], cell["verdict"]) == ("demo", "rtx-4090-24gb", "refused")
+    assert (finding["severity"], finding["place"], finding["line"]) == ("error", "target.driver", 2)
+    assert finding["nearest"] == cell["nearest"] != None  # noqa: E711
+
+
+def test_what_is_true_of_every_cell_is_said_once(run: Run, stack: Callable[..., str]) -> None:
+    _, out, _ = run("check", stack(gpu="[rtx-4090-24gb, l40s-48gb]", driver=">=570"))
+    assert out.count("refused on") == 2
+    assert "(rtx-4090-24gb)" in out.replace("\n      ", " ")
+
+
+def test_a_wrong_file_does_not_hide_the_others(run: Run, stack: Callable[..., str]) -> None:
+    good = stack()
+    Path("bad.yaml").write_text("name: bad\nengin: {}\n")
+    code, out, err = run("check", "bad.yaml", good)
+    assert code == 3
+    assert "demo.yaml: works" in out
+    assert "bad.yaml" in err
+    assert "1 of 2 stacks refused: bad.yaml" in err
+
+
+def test_strict_refuses_warnings(run: Run, stack: Callable[..., str]) -> None:
+    path = stack()
+    text = Path(path).read_text().replace("Qwen/Qwen2.5-7B-Instruct-AWQ", "nobody/knows-it")
+    Path(path).write_text(text)
+    assert run("check", path)[0] == 0
+    assert run("check", "--strict", path)[0] == 3
+
+
+def test_explain_prints_the_page(run: Run) -> None:
+    code, out, _ = run("explain", "driver-floor")
+    assert code == 0
+    assert out.startswith("# driver-floor\n")
+
+
+def test_explain_lists_the_rules(run: Run) -> None:
+    code, out, _ = run("explain")
+    assert code == 0
+    assert "driver-floor" in out
+
+
+def test_an_unknown_rule_is_a_usage_error(run: Run) -> None:
+    code, _, err = run("explain", "driver-flor")
+    assert code == 2
+    assert "driver-floor" in err
