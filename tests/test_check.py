@@ -129,3 +129,39 @@ def test_an_unknown_rule_is_a_usage_error(run: Run) -> None:
     code, _, err = run("explain", "driver-flor")
     assert code == 2
     assert "driver-floor" in err
+
+
+# --- what else asks the rules --------------------------------------------------------------------
+
+
+def test_lock_refuses_before_it_asks_the_network(
+    run: Run, stack: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("asked the network"))
+    code, _, err = run("lock", stack(driver=">=570"))
+    assert code == 3
+    assert "demo.yaml:2: target.driver: allows hosts with driver 570" in err
+    assert "(driver-floor)" in err
+    assert "builder check demo.yaml says more" in err
+
+
+def test_an_exception_with_its_reason_lets_a_stack_pass(
+    run: Run, stack: Callable[..., str]
+) -> None:
+    path = stack(driver=">=570")
+    with Path(path).open("a") as file:
+        file.write('rules: {driver-floor: "the hosts get 580 before the image"}\n')
+    code, out, _ = run("check", path)
+    assert code == 0
+    assert "works with warnings" in out
+    assert "the hosts get 580 before the image" in out.replace("\n      ", " ")
+
+
+def test_an_exception_from_a_rule_that_is_not_there_is_said(
+    run: Run, stack: Callable[..., str]
+) -> None:
+    path = stack()
+    with Path(path).open("a") as file:
+        file.write("rules: {driver-flor: typo}\n")
+    _, out, _ = run("check", path)
+    assert "there is no rule `driver-flor`" in out

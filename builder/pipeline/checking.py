@@ -6,8 +6,8 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from builder import console, rules
 from builder import lock as locks
-from builder import rules
 from builder import stack as stacks
 from builder.catalogue.cards import card
 from builder.errors import StackError
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from builder.lock import Lock
-    from builder.rules import ModelFacts, Subject, Verdict
+    from builder.rules import ModelFacts, Severity, Subject, Verdict
     from builder.stack import Stack
 
 
@@ -38,19 +38,66 @@ class Checked:
 
 
 def check(stack_path: Path) -> Checked:
-    """Judge every cell of a stack.
+    """Judge every cell of a stack, by its lock where that is current.
 
     Raises:
         StackError: the file itself is wrong.
     """
     stack, line = stacks.load_with_lines(stack_path)
-    verdicts = tuple(rules.judge(subject) for subject in subjects(stack_path, stack))
-    return Checked(stack_path, stack, line, verdicts)
-
-
-def subjects(stack_path: Path, stack: Stack) -> tuple[Subject, ...]:
-    """Return each cell of a stack with all that is known of it here."""
     lock, drift = _lock(stack_path, stack)
+    return _judged(stack_path, stack, line, subjects(stack_path, stack, lock, drift))
+
+
+def check_lock(stack_path: Path, lock: Lock) -> Checked:
+    """Judge a stack by a lock that was made of it just now."""
+    stack, line = stacks.load_with_lines(stack_path)
+    return _judged(stack_path, stack, line, subjects(stack_path, stack, lock, ()))
+
+
+def _judged(
+    path: Path, stack: Stack, line: Callable[[str], int], cells: tuple[Subject, ...]
+) -> Checked:
+    return Checked(path, stack, line, tuple(map(rules.judge, cells)))
+
+
+def refuse(checked: Checked) -> None:
+    """Go no further with a stack that a rule refuses.
+
+    Raises:
+        StackError: with everything that is refused.
+    """
+    refused = _lines(checked, "error")
+    if refused:
+        message = "\n  ".join([f"{checked.path}: refused by the rules", *refused])
+        raise StackError(message, _hint(checked))
+
+
+def warn(checked: Checked) -> None:
+    """Say the warnings, each once."""
+    for line in _lines(checked, "warning"):
+        console.warn(line)
+
+
+def _lines(checked: Checked, severity: Severity) -> list[str]:
+    found = [
+        f"{checked.path}:{checked.line(each.place)}: {each.place}: {each.text} ({each.rule})"
+        for verdict in checked.verdicts
+        for each in verdict.findings
+        if each.severity == severity
+    ]
+    return list(dict.fromkeys(found))
+
+
+def _hint(checked: Checked) -> str:
+    nearest = next((each.nearest for each in checked.verdicts if each.nearest), None)
+    more = f"builder check {checked.path} says more"
+    return f"{rules.described(nearest)} works; {more}" if nearest else more
+
+
+def subjects(
+    stack_path: Path, stack: Stack, lock: Lock | None, drift: tuple[str, ...]
+) -> tuple[Subject, ...]:
+    """Return each cell of a stack with all that is known of it here."""
     model = _model(stack_path, stack, lock)
     asked = stack.target.gpu
     return tuple(

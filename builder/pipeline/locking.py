@@ -9,6 +9,7 @@ from builder import console, files
 from builder import lock as locks
 from builder import stack as stacks
 from builder.errors import StaleLockError, UsageError
+from builder.pipeline import checking
 from builder.sources.downloads import Downloads
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ def lock(stack_path: Path, options: LockOptions) -> LockResult:
     stack = stacks.load(stack_path)
     lock_path = locks.path_for(stack_path, stack.name)
     previous = _earlier(lock_path)
+    # What the catalogue knows to fail needs no network to be refused.
+    checking.refuse(checking.check(stack_path))
     request = resolver.Request(
         stack=stack,
         folder=stack_path.resolve().parent,
@@ -67,6 +70,9 @@ def lock(stack_path: Path, options: LockOptions) -> LockResult:
         allow_expired=options.allow_expired,
     )
     made = resolver.resolve(request, Downloads(files.cache_folder()))
+    checked = checking.check_lock(stack_path, made)
+    checking.refuse(checked)
+    checking.warn(checked)
     changes = locks.changes(previous, made)
     if previous is not None:
         named = locks.drift(previous, made.stack, previous.pins)

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Literal
 
 from builder.rules import search
 from builder.rules.change import cost
-from builder.rules.finding import SEVERITIES
+from builder.rules.finding import SEVERITIES, Finding
 from builder.rules.memory import forecast_of
+from builder.rules.registry import rules
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from builder.memory import Forecast
     from builder.rules.change import Move
-    from builder.rules.finding import Finding
     from builder.rules.subject import Subject
 
 Word = Literal["works", "works with warnings", "refused"]
@@ -45,12 +47,22 @@ class Verdict:
 
 def judge(subject: Subject) -> Verdict:
     """Return the verdict of all rules on a subject."""
-    found = sorted(search.findings(subject), key=lambda each: SEVERITIES.index(each.severity))
+    found = sorted(
+        (*search.findings(subject), *_unknown(subject)),
+        key=lambda each: SEVERITIES.index(each.severity),
+    )
     refused = [finding for finding in found if finding.severity == "error"]
     move = search.nearest(subject, refused) if refused else None
     return Verdict(
         subject, tuple(_with_nearest(each, subject, move, refused) for each in found), move
     )
+
+
+def _unknown(subject: Subject) -> Iterator[Finding]:
+    """A misspelled exception excepts nothing, and must not look as if it did."""
+    for name in subject.stack.rules.keys() - rules().keys():
+        text = f"there is no rule `{name}`"
+        yield Finding("warning", f"rules.{name}", text, "builder explain lists them", "", rule=name)
 
 
 def _with_nearest(

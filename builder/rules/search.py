@@ -7,6 +7,7 @@ offered, cheapest first, so what is offered works as far as the rules know.
 from __future__ import annotations
 
 import heapq
+from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -26,8 +27,19 @@ _MOST_MOVES = 4
 
 def findings(subject: Subject) -> Iterator[Finding]:
     """Yield what every rule has to say of a subject."""
+    excepted = subject.stack.rules
     for rule in rules().values():
-        yield from rule(subject)
+        for finding in rule(subject):
+            reason = excepted.get(finding.rule)
+            yield finding if reason is None else _excepted(finding, reason)
+
+
+def _excepted(finding: Finding, reason: str) -> Finding:
+    """Let a stack pass that says why this rule does not hold for it."""
+    if finding.severity != "error":
+        return finding
+    text = f"{finding.text} (excepted by the stack: {reason})"
+    return replace(finding, severity="warning", text=text)
 
 
 def errors(subject: Subject) -> list[Finding]:

@@ -183,6 +183,9 @@ class Stack(Part):
     """What the image is called."""
     gates: dict[str, Any] = {}
     """What a release must reach."""
+    rules: dict[Name, Text] = {}
+    """Rules that may not refuse this stack, each with the reason: `memory-fit: measured, starts`.
+    """
 
     @property
     def served_name(self) -> str:
