@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import datetime
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from builder import catalogue, console
+from builder.catalogue import routes
 from builder.catalogue.nearest import nearest
 from builder.errors import StackError, UsageError
 from builder.lock import Base, DebianPackage, Engine, Gpu, Lock, Model, Suite, Wheel
@@ -27,6 +29,7 @@ EVERYTHING = "*"
 """Upgrade every pin."""
 _PARALLEL_SHM_BYTES = 2**30
 """Processes of one engine exchange tensors through shared memory."""
+_NO_GPU = "none"
 _CUDA_RUNTIME = re.compile(r"nvidia-cuda-runtime(-cu\d+)?")
 
 
@@ -62,26 +65,17 @@ def resolve(request: Request, downloads: Downloads) -> Lock:
         StackError: the stack asks for what this version cannot build.
         ResolveError: a pin cannot be found.
     """
-    _refuse_several_gpus(request.stack)
     _refuse_unknown_pins(request)
     asked = _debian(request.stack)
     # The model first: its repository is what most often cannot be had.
     model = _model(request, downloads)
-    base = _base(request, asked)
-    chosen = _wheels(request, base)
+    base, chosen = _software(request, asked)
     stack = request.stack
-    known = catalogue.engine(stack.engine.name)
     return Lock(
         stack=canonical(stack),
         platform=stack.target.platform,
-        engine=Engine(
-            name=known.name,
-            distribution=known.distribution,
-            module=known.module,
-            routes=known.routes,
-            shm_bytes=known.shm_bytes if stack.target.count == 1 else _PARALLEL_SHM_BYTES,
-        ),
-        gpu=_gpu(stack, chosen),
+        engine=_engine(stack, model),
+        cells=_cells(stack, chosen),
         base=base,
         wheels=chosen,
         models=(model,),
@@ -105,12 +99,6 @@ def _debian(stack: Stack) -> _Debian:
     return _Debian(stack.base.debian, stack.base.suites, stack.base.packages)
 
 
-def _refuse_several_gpus(stack: Stack) -> None:
-    if not isinstance(stack.target.gpu, str):
-        message = f"{stack.name}: target.gpu: several GPUs are not supported by this version"
-        raise StackError(message, "write one stack for each GPU")
-
-
 def _refuse_unknown_pins(request: Request) -> None:
     """A pin that is not there cannot move: a misspelled one must not pass for done."""
     earlier = request.previous
@@ -127,6 +115,27 @@ def _refuse_unknown_pins(request: Request) -> None:
                 f"nearest: {', '.join(near)}" if near else "name base, wheels, model or a package"
             )
             raise UsageError(message, hint)
+
+
+def _engine(stack: Stack, model: Model) -> Engine:
+    known = catalogue.engine(stack.engine.name)
+    architectures = model.facts.config.get("architectures", ())
+    kind = routes.kind(architectures, [file.path for file in model.files], stack.serve.args)
+    return Engine(
+        name=known.name,
+        distribution=known.distribution,
+        module=known.module,
+        routes=routes.ROUTES.get(kind, known.routes),
+        shm_bytes=known.shm_bytes if stack.target.count == 1 else _PARALLEL_SHM_BYTES,
+    )
+
+
+def _software(request: Request, asked: _Debian) -> tuple[Base, tuple[Wheel, ...]]:
+    """Resolve both at once: uv waits for the index while packages are computed here."""
+    with ThreadPoolExecutor(1) as worker:
+        base = worker.submit(_base, request, asked)
+        chosen = _wheels(request, asked)
+        return base.result(), chosen
 
 
 def _base(request: Request, asked: _Debian) -> Base:
@@ -172,8 +181,8 @@ def _python_version(series: str, packages: tuple[DebianPackage, ...]) -> str:
     return version.rpartition(":")[2].partition("-")[0].partition("+")[0]
 
 
-def _wheels(request: Request, base: Base) -> tuple[Wheel, ...]:
-    stack = request.stack
+def _wheels(request: Request, asked: _Debian) -> tuple[Wheel, ...]:
+    stack, release = request.stack, catalogue.debian(asked.release)
     kept = request.kept("engine", "base.debian", "target.platform", "resolve")
     earlier = request.previous.wheels if request.previous else ()
     names = {wheel.name for wheel in earlier}
@@ -184,8 +193,8 @@ def _wheels(request: Request, base: Base) -> tuple[Wheel, ...]:
         return wheels.resolve(
             wheels.Request(
                 requirement=f"{known.distribution}=={stack.engine.version}",
-                python=base.python_series,
-                glibc=base.glibc,
+                python=release.python,
+                glibc=release.glibc,
                 as_of=stack.resolve.as_of or datetime.datetime.now(datetime.UTC).date(),
                 exclude=stack.resolve.exclude,
                 find_links=known.find_links,
@@ -204,21 +213,29 @@ def _model(request: Request, downloads: Downloads) -> Model:
     return models.pin(asked, request.folder, downloads, earlier.models[0], before)
 
 
-def _gpu(stack: Stack, chosen: tuple[Wheel, ...]) -> Gpu | None:
-    name = stack.target.gpu
-    if not isinstance(name, str) or name == "none":
-        return None
+def _cells(stack: Stack, chosen: tuple[Wheel, ...]) -> tuple[Gpu, ...]:
+    gpu = stack.target.gpu
+    names = gpu if isinstance(gpu, tuple) else (gpu,)
+    if names == (_NO_GPU,):
+        return ()
     cuda = stack.engine.cuda or _cuda_of(chosen)
-    known = catalogue.gpu(name)
-    floor = catalogue.cuda_driver(cuda.partition(".")[0])
-    oldest = max(floor, str(known.oldest_driver), key=lambda text: int(text.partition(".")[0]))
+    return tuple(_cell(catalogue.gpu(name), cuda) for name in names)
+
+
+def _cell(gpu: catalogue.Gpu, cuda: str) -> Gpu:
     return Gpu(
-        name=name,
-        compute_capability=known.compute_capability,
-        memory_bytes=known.memory_bytes,
+        name=gpu.name,
+        compute_capability=gpu.compute_capability,
+        memory_bytes=gpu.memory_bytes,
         cuda=cuda,
-        driver=oldest,
+        driver=driver_floor(cuda, gpu),
     )
+
+
+def driver_floor(cuda: str, gpu: catalogue.Gpu) -> str:
+    """Return the oldest driver that runs programs of a CUDA release, such as `13.0`, on a GPU."""
+    floor = catalogue.cuda_driver(cuda.partition(".")[0])
+    return max(floor, str(gpu.oldest_driver), key=lambda text: int(text.partition(".")[0]))
 
 
 def _cuda_of(chosen: tuple[Wheel, ...]) -> str:

@@ -86,6 +86,10 @@ H100 = Gpu(
     cuda="13.0",
     driver="580",
 )
+L4 = Gpu(name="l4-24gb", compute_capability="8.9", memory_bytes=24 * GIB, cuda="13.0", driver="580")
+B200 = Gpu(
+    name="b200-180gb", compute_capability="10.0", memory_bytes=180 * GIB, cuda="13.0", driver="580"
+)
 
 
 def lock(stack: dict[str, Any] | None = None, **parts: Any) -> Lock:
@@ -105,3 +109,10 @@ def lock(stack: dict[str, Any] | None = None, **parts: Any) -> Lock:
         "pins": Pins(packer=1, launcher=digest("launcher")),
     }
     return Lock(**(values | parts))
+
+
+def matrix(*gpus: Gpu, **parts: Any) -> Lock:
+    """A lock for several GPUs, or for one as its stack would name it alone."""
+    names = [gpu.name for gpu in gpus]
+    target = {"platform": "linux/amd64", "gpu": names if len(gpus) > 1 else names[0], "count": 1}
+    return lock(stack_values(target=target), cells=gpus, **parts)

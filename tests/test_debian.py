@@ -232,6 +232,11 @@ def test_a_virtual_package_is_provided_by_the_most_usual_one() -> None:
     assert names(debian_solver.solve(known, ["a"])) == ["a", "mawk"]
 
 
+def test_what_a_package_provides_may_fill_several_lines() -> None:
+    known = index(paragraph("a", Depends="y"), paragraph("b", Provides="x,\n y (= 1),\n\tz"))
+    assert names(debian_solver.solve(known, ["a"])) == ["a", "b"]
+
+
 def test_a_version_asks_for_a_versioned_provider() -> None:
     known = index(
         paragraph("a", Depends="x (>= 2)"),

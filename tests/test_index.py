@@ -317,3 +317,15 @@ def test_folders_come_before_indexes(
 def test_only_public_addresses_are_remembered(url: str, is_kept: bool) -> None:
     index.remember(SHA256, url)
     assert list(index.remembered(SHA256)) == ([url] if is_kept else [])
+
+
+def test_a_note_is_written_only_if_it_is_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BUILDER_CACHE", str(tmp_path))
+    index.remember(SHA256, "https://files.test/a.whl")
+    before = (tmp_path / "places" / SHA256).stat().st_ino
+    index.remember(SHA256, "https://files.test/a.whl")
+    assert (tmp_path / "places" / SHA256).stat().st_ino == before
+    index.remember(SHA256, "https://other.test/a.whl")
+    assert list(index.remembered(SHA256)) == ["https://other.test/a.whl"]

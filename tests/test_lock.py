@@ -19,11 +19,14 @@ from builder.errors import BuilderError, HostError, IntegrityError, StaleLockErr
 from builder.lock import Lock, Pins
 from tests import wheel_maker
 from tests.lock_maker import (
+    B200,
     H100,
+    L4,
     MAY,
     base,
     digest,
     lock,
+    matrix,
     model,
     model_file,
     package,
@@ -37,7 +40,8 @@ ODD = 'quote " back\\slash\nline\ttab \u2028 ünï 模型 # [x] = \r'
 
 LOCKS: dict[str, Lock] = {
     "small": lock(),
-    "gpu": lock(gpu=H100),
+    "gpu": lock(cells=(H100,)),
+    "several GPUs": matrix(L4, H100, B200),
     "no wheels": lock(wheels=()),
     "wheel of a folder": lock(
         wheels=(wheel("torch", "2.13.0+cpu").model_copy(update={"uploaded": None}),)
@@ -119,6 +123,61 @@ def test_what_is_absent_is_left_out() -> None:
     read = locks.loads(locks.dumps(made), "x")
     assert read.models[0].facts.config == {"hidden_size": 1}
     assert locks.drift(read, stack_values(**nested), made.pins) == ()
+
+
+def test_a_cell_is_a_table_of_its_own_in_the_order_of_the_stack() -> None:
+    made = matrix(H100, B200, L4)
+    text = locks.dumps(made)
+    names = re.findall(r"^\[tool\.builder\.cells\.(.+)\]$", text, re.MULTILINE)
+    assert names == ["h100-sxm-80gb", "b200-180gb", "l4-24gb"]
+    assert tomllib.loads(text)["tool"]["builder"]["cells"]["l4-24gb"] == {
+        "compute_capability": "8.9",
+        "memory_bytes": 24 * 2**30,
+        "cuda": "13.0",
+        "driver": "580",
+    }
+    assert locks.loads(text, "x").cells == (H100, B200, L4)
+    assert "cells" not in locks.dumps(lock())
+
+
+@pytest.mark.parametrize("gpu", [L4, H100], ids=lambda gpu: gpu.name)
+def test_the_lock_of_a_cell_is_that_of_the_stack_with_one_gpu(gpu: locks.Gpu) -> None:
+    narrowed = matrix(L4, H100, B200).cell(gpu.name)
+    assert narrowed == matrix(gpu)
+    assert locks.digest_of(narrowed) == locks.digest_of(matrix(gpu))
+    assert narrowed.cell(gpu.name) == narrowed
+
+
+def test_only_a_lock_with_one_gpu_says_which() -> None:
+    assert lock().gpu is None
+    assert matrix(L4).gpu == L4
+    with pytest.raises(ValueError, match="the lock of demo has 2 cells: narrow it to one first"):
+        _ = matrix(L4, H100).gpu
+
+
+def test_changes_name_every_cell_that_came_went_or_moved() -> None:
+    newer = L4.model_copy(update={"driver": "580.65.06"})
+    assert locks.changes(matrix(L4, H100), matrix(newer, B200)) == (
+        "cell b200-180gb: not there -> CUDA 13.0, driver 580",
+        "cell h100-sxm-80gb: CUDA 13.0, driver 580 -> left out",
+        "cell l4-24gb: CUDA 13.0, driver 580 -> CUDA 13.0, driver 580.65.06",
+    )
+
+
+GPUS: dict[str, tuple[Any, Any, str]] = {
+    "added": (["a", "b"], ["a", "b", "c"], "[a, b] -> [a, b, c]"),
+    "removed": (["a", "b"], ["b"], "[a, b] -> [b]"),
+    "another order": (["a", "b"], ["b", "a"], "[a, b] -> [b, a]"),
+    "one becomes several": ("a", ["a", "b"], "a -> [a, b]"),
+}
+
+
+@pytest.mark.parametrize("name", GPUS)
+def test_another_list_of_gpus_is_drift(name: str) -> None:
+    old, new, shown = GPUS[name]
+    made = lock(stack_values(target={"gpu": old}))
+    found = locks.drift(made, stack_values(target={"gpu": new}), made.pins)
+    assert [str(each) for each in found] == [f"target.gpu: {shown}"]
 
 
 def test_the_date_is_the_newest_of_the_pins() -> None:
@@ -232,6 +291,12 @@ EDITS: dict[str, tuple[str, str, str]] = {
         ),
     ),
     "no size": (", size = 1000", "", "packages: each needs one wheel with path, size and sha256"),
+    "cell that is no table": (
+        "[tool.builder.cells.l4-24gb]",
+        "[tool.builder.cells]\nl4-24gb = 1\n[tool.builder.other]",
+        "cells.0: input should be a valid dictionary or instance of gpu",
+    ),
+    "cell without a driver": ('driver = "580"\n', "", "cells.0.driver: field required"),
     "path upwards": (
         'path = "pool/main/l/libc6/',
         'path = "pool/../../',
@@ -243,7 +308,7 @@ EDITS: dict[str, tuple[str, str, str]] = {
 @pytest.mark.parametrize("name", EDITS)
 def test_a_malformed_lock_names_the_field(name: str) -> None:
     old, new, fault = EDITS[name]
-    text = locks.dumps(lock())
+    text = locks.dumps(matrix(L4) if "cell" in name else lock())
     assert old in text
     message, hint = refused(redigested(text.replace(old, new, 1)))
     assert (message, hint) == (f"pylock.demo.toml: {fault}", RESTORE)
@@ -261,8 +326,8 @@ def test_a_lock_is_written_only_if_it_changed(tmp_path: Path) -> None:
     before = path.stat().st_ino
     assert not locks.write(path, lock())
     assert path.stat().st_ino == before
-    assert locks.write(path, lock(gpu=H100))
-    assert locks.read(path) == lock(gpu=H100)
+    assert locks.write(path, lock(cells=(H100,)))
+    assert locks.read(path) == lock(cells=(H100,))
     assert [p.name for p in path.parent.iterdir()] == ["pylock.demo.toml"]
 
 

@@ -1,6 +1,7 @@
 """What a change of the stack resolves anew, and what it keeps."""
 
 import datetime
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from builder import catalogue
 from builder import resolve as resolver
 from builder.errors import BuilderError, StackError, UsageError
-from builder.lock import DebianPackage, Lock, Model, Suite, Wheel, drift
+from builder.lock import DebianPackage, Facts, Lock, Model, Suite, Wheel, drift
 from builder.resolve import Request
 from builder.sources import debian, models, own, wheels
 from builder.sources.downloads import Downloads
@@ -83,7 +84,8 @@ def changed(previous: Lock, change: Change) -> Stack:
 
 def test_a_first_lock_asks_every_source(world: World, tmp_path: Path) -> None:
     made = resolve(tmp_path, stack())
-    assert world.asked == ["model", "base", "wheels"]
+    assert world.asked[0] == "model"
+    assert sorted(world.asked[1:]) == ["base", "wheels"]
     assert world.of_debian is not None
     assert (world.of_debian.debian, world.of_debian.suites) == ("bookworm", ("main",))
     assert world.of_debian.keep == ()
@@ -132,7 +134,8 @@ def test_only_what_a_change_touches_is_resolved_anew(
     world.asked.clear()
     resolve(tmp_path, changed(first, change), previous=first)
     # A model is always asked for: its source knows what can be kept.
-    assert world.asked == ["model", *expected]
+    assert world.asked[0] == "model"
+    assert sorted(world.asked[1:]) == expected
 
 
 def test_what_is_resolved_anew_prefers_earlier_pins(world: World, tmp_path: Path) -> None:
@@ -190,7 +193,7 @@ def test_an_upgrade_of_everything_keeps_nothing(world: World, tmp_path: Path) ->
     first = resolve(tmp_path, stack())
     world.asked.clear()
     resolve(tmp_path, stack(), previous=first, upgrade=("*",))
-    assert world.asked == ["model", "base", "wheels"]
+    assert sorted(world.asked) == ["base", "model", "wheels"]
     assert world.of_debian is not None
     assert world.of_wheels is not None
     assert (world.of_debian.keep, world.of_wheels.keep, len(world.model)) == ((), (), 3)
@@ -243,6 +246,86 @@ def test_a_gpu_names_its_driver(
     assert gpu.driver == driver
 
 
+def with_gpus(*names: str) -> Stack:
+    return stack(**GPU | {"target": {"gpu": list(names), "count": 1}})
+
+
+def test_several_gpus_are_one_resolution_with_a_cell_each(world: World, tmp_path: Path) -> None:
+    made = resolve(tmp_path, with_gpus("h100-sxm-80gb", "l4-24gb", "gb10-128gb"))
+    assert sorted(world.asked) == ["base", "model", "wheels"]
+    assert [(cell.name, cell.compute_capability) for cell in made.cells] == [
+        ("h100-sxm-80gb", "9.0"),
+        ("l4-24gb", "8.9"),
+        ("gb10-128gb", "12.1"),
+    ]
+    assert {cell.cuda for cell in made.cells} == {"13.1"}
+    assert made.cell("l4-24gb") == resolve(tmp_path, stack(**GPU | {"target": {"gpu": "l4-24gb"}}))
+
+
+def test_a_cell_has_the_driver_of_its_gpu(world: World, tmp_path: Path) -> None:
+    older = GPU["engine"] | {"cuda": "12.8"}
+    asked = stack(
+        **GPU | {"engine": older, "target": {"gpu": ["l4-24gb", "b200-180gb"], "count": 1}}
+    )
+    cells = resolve(tmp_path, asked).cells
+    assert [cell.driver for cell in cells] == ["525.60.13", "570"]
+    assert resolver.driver_floor("13.0", catalogue.gpu("l4-24gb")) == "580.65.06"
+
+
+@pytest.mark.parametrize("names", [("l4-24gb", "h100-sxm-80gb", "b200-180gb"), ("l4-24gb",)])
+def test_another_gpu_asks_no_source_of_software(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...]
+) -> None:
+    first = resolve(tmp_path, with_gpus("l4-24gb", "h100-sxm-80gb"))
+
+    def fail(_: object) -> None:
+        pytest.fail("the network was asked")
+
+    monkeypatch.setattr(debian, "resolve", fail)
+    monkeypatch.setattr(wheels, "resolve", fail)
+    made = resolve(tmp_path, with_gpus(*names), previous=first)
+    assert [cell.name for cell in made.cells] == list(names)
+    assert made.cells[0] == first.cells[0]
+    assert made == first.model_copy(update={"stack": made.stack, "cells": made.cells})
+
+
+def test_packages_and_wheels_are_resolved_at_once(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each waits until the other has begun: one after the other would never end."""
+    meeting = threading.Barrier(2, timeout=10)
+
+    def meet(answer: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def met(request: Any) -> Any:
+            meeting.wait()
+            return answer(request)
+
+        return met
+
+    monkeypatch.setattr(debian, "resolve", meet(world.resolve_debian))
+    monkeypatch.setattr(wheels, "resolve", meet(world.resolve_wheels))
+    assert resolve(tmp_path, stack()).wheels
+
+
+def of_model(monkeypatch: pytest.MonkeyPatch, architecture: str, *files: str) -> None:
+    facts = Facts(config={"architectures": (architecture,)}, tensor_bytes={})
+    chosen = tuple(lock_maker.model_file(path) for path in ("config.json", *files))
+    made = lock_maker.model(*chosen).model_copy(update={"facts": facts})
+    monkeypatch.setattr(models, "pin", lambda *_: made)
+
+
+def test_the_routes_are_those_of_the_model(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_model(monkeypatch, "BertModel")
+    assert resolve(tmp_path, stack()).engine.routes == ("/v1/embeddings",)
+    of_model(monkeypatch, "LlamaForCausalLM")
+    text = ("/v1/completions", "/v1/chat/completions")
+    assert resolve(tmp_path, stack()).engine.routes == text
+    asked = stack(serve={"args": {"runner": "pooling"}})
+    assert resolve(tmp_path, asked).engine.routes == ("/v1/embeddings",)
+
+
 def test_a_gpu_without_a_known_cuda_is_refused(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -260,11 +343,6 @@ UNSUPPORTED: dict[str, tuple[dict[str, Any], str, str]] = {
         {"base": {"image": "debian:12"}},
         "demo: base images are not supported by this version",
         "name Debian packages: `base: {debian: bookworm}`",
-    ),
-    "several GPUs": (
-        {"target": {"gpu": ["h100-sxm-80gb", "none"]}},
-        "demo: target.gpu: several GPUs are not supported by this version",
-        "write one stack for each GPU",
     ),
 }
 

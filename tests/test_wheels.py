@@ -168,6 +168,19 @@ def test_every_package_of_a_resolution_is_pinned(site: Site) -> None:
     )
 
 
+@pytest.mark.parametrize("said", [7, None], ids=["said", "not said"])
+def test_the_size_is_what_the_index_says_else_what_the_file_has(
+    site: Site, said: int | None
+) -> None:
+    data = offer(site, "app-1.0-py3-none-any.whl")
+    page = json.loads(site.pages["/simple/app/"])
+    page["files"][0] |= {"size": said}
+    if said is None:
+        del page["files"][0]["size"]
+    site.pages["/simple/app/"] = json.dumps(page).encode()
+    assert wheels.resolve(request("app"))[0].size == (said or len(data))
+
+
 def test_what_came_after_the_day_does_not_exist(site: Site) -> None:
     offer(site, "app-1.0-py3-none-any.whl", EARLIER)
     offer(site, "app-1.1-py3-none-any.whl", LATER)

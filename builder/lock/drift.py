@@ -86,7 +86,8 @@ def changes(old: Lock | None, new: Lock) -> tuple[str, ...]:
 
 def _pins(lock: Lock) -> dict[str, str]:
     """Name every pin; where two builds of one version differ, the digest tells."""
-    pins = {wheel.name: f"{wheel.version} ({wheel.sha256[:8]})" for wheel in lock.wheels}
+    pins = {f"cell {cell.name}": f"CUDA {cell.cuda}, driver {cell.driver}" for cell in lock.cells}
+    pins |= {wheel.name: f"{wheel.version} ({wheel.sha256[:8]})" for wheel in lock.wheels}
     pins |= {f"debian {p.name}": f"{p.version} ({p.sha256[:8]})" for p in lock.base.packages}
     for model in lock.models:
         pins |= {f"model {file.path}": file.sha256[:12] for file in model.files}

@@ -145,7 +145,7 @@ class Engine(Part):
 
 
 class Gpu(Part):
-    """The GPU the image is for, and the driver it asks of a host."""
+    """A GPU that an image is for, and the driver it asks of a host."""
 
     name: str
     compute_capability: str
@@ -165,13 +165,19 @@ class Pins(Part):
 
 
 class Lock(Part):
-    """One resolution of one stack; its lists are sorted, whoever made it."""
+    """One resolution of one stack; its lists are sorted, whoever made it.
+
+    A stack with several GPUs has one cell for each.  What is made of a lock (recipe, image,
+    labels) is made of `cell`: the lock narrowed to one GPU, which is the lock of the same stack
+    with that GPU alone.  So no cell's image depends on which others there are.
+    """
 
     stack: dict[str, Any]
     """Canonical copy of the stack."""
     platform: str
     engine: Engine
-    gpu: Gpu | None = None
+    cells: tuple[Gpu, ...] = ()
+    """What differs between the GPUs, in the order of the stack; none for CPU."""
     base: Base
     wheels: Annotated[tuple[Wheel, ...], AfterValidator(_by_name)]
     models: tuple[Model, ...]
@@ -181,6 +187,22 @@ class Lock(Part):
     def name(self) -> str:
         """Name of the stack."""
         return str(self.stack["name"])
+
+    @property
+    def gpu(self) -> Gpu | None:
+        """The GPU of a lock with at most one cell; None for CPU."""
+        if len(self.cells) > 1:
+            message = f"the lock of {self.name} has {len(self.cells)} cells: narrow it to one first"
+            raise ValueError(message)
+        return self.cells[0] if self.cells else None
+
+    def cell(self, gpu: str) -> Lock:
+        """Return the lock of the same stack with that GPU alone; one of the cells is for it."""
+        (found,) = (cell for cell in self.cells if cell.name == gpu)
+        target = {**self.stack["target"], "gpu": gpu}
+        return self.model_copy(
+            update={"cells": (found,), "stack": {**self.stack, "target": target}}
+        )
 
     @property
     def source_date_epoch(self) -> int:

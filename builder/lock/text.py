@@ -118,6 +118,8 @@ def _from_document(document: Mapping[str, Any], place: str) -> Lock:
     ours = dict(document["tool"]["builder"])
     for key in ("version", "digest", "source-date-epoch"):
         ours.pop(key, None)
+    if isinstance(cells := ours.get("cells"), Mapping):
+        ours["cells"] = [_named(name, cell) for name, cell in cells.items()]
     try:
         ours["wheels"] = [_wheel(package) for package in document.get("packages", ())]
     except (KeyError, ValueError) as fault:
@@ -135,6 +137,11 @@ def _from_document(document: Mapping[str, Any], place: str) -> Lock:
             message = f"{place}: {reason}"
             raise IntegrityError(message, _relock_hint())
     return lock
+
+
+def _named(name: str, cell: Any) -> Any:
+    """Return a cell as the schema has it: in the file its name is the table's."""
+    return {"name": name, **cell} if isinstance(cell, Mapping) else cell
 
 
 def _wheel(package: Mapping[str, Any]) -> dict[str, Any]:
@@ -197,6 +204,9 @@ def _tool(lock: Lock) -> Table:
         "source-date-epoch": lock.source_date_epoch,
         **lock.model_dump(exclude={"wheels"}, exclude_none=True),
     }
+    cells = {cell.pop("name"): cell for cell in ours.pop("cells")}
+    if cells:
+        ours["cells"] = cells
     tool = tomlkit.table(is_super_table=True)
     tool.add("builder", _table(ours))
     return tool

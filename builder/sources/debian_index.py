@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _PRIORITIES = ("required", "important", "standard", "optional", "extra")
 _UNPACK: Mapping[str, Callable[[bytes], bytes]] = {".xz": lzma.decompress, ".gz": gzip.decompress}
+_PROVIDES = re.compile(rb"\nProvides:(?P<offers>[^\n]*(?:\n[ \t][^\n]*)*)")
 _PARAGRAPH = re.compile(rb"^Package: (?P<name>\S+)\n(?:[^\n]+(?:\n|\Z))*", re.MULTILINE)
 
 
@@ -169,8 +170,8 @@ class Index:
                 name = match["name"].decode()
                 paragraph = view[match.start() : match.end()]
                 self._paragraphs.setdefault(name, []).append(paragraph)
-                if b"\nProvides: " in match[0]:
-                    self._add_provides(name, _fields(paragraph)["provides"])
+                if b"\nProvides:" in match[0] and (found := _PROVIDES.search(match[0])):
+                    self._add_provides(name, found["offers"].decode())
 
     def _add_provides(self, name: str, provides: str) -> None:
         for offer in _flat(parse(provides)):

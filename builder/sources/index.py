@@ -208,7 +208,8 @@ def _in_html(url: str, body: bytes, file: str) -> Iterator[Place]:
 
 def remember(sha256: str, url: str) -> None:
     """Note where a file was offered, so that fetching it needs no index page."""
-    if web.local_path(url) is None and "@" not in urlsplit(url).netloc:
+    is_new = url not in remembered(sha256)  # a note is written to the disk itself: that takes long
+    if is_new and web.local_path(url) is None and "@" not in urlsplit(url).netloc:
         files.write_atomic(_note_path(sha256), url.encode())
 
 

@@ -124,6 +124,8 @@ class _File:
     url: str
     sha256: str
     uploaded: datetime.datetime | None
+    size: int | None
+    """Known where the index says it (PEP 700)."""
 
 
 def _choose(package: dict[str, Any], order: dict[Tag, int]) -> _File:
@@ -137,9 +139,15 @@ def _choose(package: dict[str, Any], order: dict[Tag, int]) -> _File:
         message = f"{package['name']} {package['version']}: no wheel fits the target"
         raise ResolveError(message, "pin another engine version, or exclude it in resolve.exclude")
     _, wheel, file = best
-    version = str(parse_wheel_filename(file)[1])
-    sha256 = wheel["hashes"]["sha256"]
-    return _File(package["name"], version, file, _url(wheel), sha256, wheel.get("upload-time"))
+    return _File(
+        name=package["name"],
+        version=str(parse_wheel_filename(file)[1]),
+        file=file,
+        url=_url(wheel),
+        sha256=wheel["hashes"]["sha256"],
+        uploaded=wheel.get("upload-time"),
+        size=wheel.get("size"),
+    )
 
 
 def _rank(file: str, order: dict[Tag, int]) -> tuple[int, tuple[int, str]] | None:
@@ -162,7 +170,7 @@ def _file_name(wheel: dict[str, Any]) -> str:
 
 
 def _complete(file: _File, kept: dict[str, Wheel]) -> Wheel:
-    """Add the size, which the resolution does not give."""
+    """Add the size where the resolution does not give it."""
     if file.sha256 in kept:
         return kept[file.sha256]
     index.remember(file.sha256, file.url)
@@ -170,7 +178,7 @@ def _complete(file: _File, kept: dict[str, Wheel]) -> Wheel:
         name=file.name,
         version=file.version,
         file=file.file,
-        size=web.size(file.url),
+        size=web.size(file.url) if file.size is None else file.size,
         sha256=file.sha256,
         uploaded=file.uploaded,
     )
