@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from builder import console
-from builder.cli import memory_bar
+from builder.cli import findings, memory_bar
 from builder.cli.colour import show
 from builder.errors import StackError
 
@@ -18,9 +17,8 @@ if TYPE_CHECKING:
 
     from builder.cli.colour import Line
     from builder.pipeline.checking import Checked
-    from builder.rules import Finding, Verdict
+    from builder.rules import Verdict
 
-_WIDTH = 80
 _STYLES = {"refused": "error", "works with warnings": "warning", "works": "good"}
 
 
@@ -77,64 +75,43 @@ def screen(checked: Checked) -> Iterator[Line]:
     for verdict in checked.verdicts:
         yield _head(checked, verdict), _STYLES[verdict.word]
         if found := verdict.memory:
-            yield from ((line, "") for line in wrapped(memory_bar.words(found), "  ", "    "))
-    for finding, gpus in _grouped(checked):
-        yield from _finding(checked, finding, gpus)
-    yield from _nearest(checked)
+            yield from (
+                (line, "") for line in findings.wrapped(memory_bar.words(found), "  ", "    ")
+            )
+    yield from _findings(checked)
+    yield from nearest(checked)
 
 
 def _head(checked: Checked, verdict: Verdict) -> str:
-    gpu, count = verdict.subject.stack.target.gpu, verdict.subject.count
+    gpu, count = _gpu(verdict), verdict.subject.count
     where = "CPU" if gpu == "none" else f"{count} x {gpu}" if count > 1 else gpu
     return f"{checked.path}: {verdict.word} on {where}"
 
 
-def _grouped(checked: Checked) -> list[tuple[Finding, list[str]]]:
-    """Say once what is true of several cells; errors of all cells come first."""
-    from builder.rules import SEVERITIES
-
-    groups: dict[tuple[str, ...], tuple[Finding, list[str]]] = {}
-    for verdict in checked.verdicts:
-        for finding in verdict.findings:
-            key = (finding.severity, finding.rule, finding.place, finding.text, finding.hint)
-            groups.setdefault(key, (finding, []))[1].append(str(verdict.subject.stack.target.gpu))
-    return sorted(groups.values(), key=lambda group: SEVERITIES.index(group[0].severity))
+def _findings(checked: Checked) -> Iterator[Line]:
+    cells = [(_gpu(verdict), verdict.findings) for verdict in checked.verdicts]
+    for finding, gpus in findings.grouped(cells):
+        place = f"{checked.path}:{checked.line(finding.place)}: {finding.place}"
+        only = "" if len(gpus) == len(cells) else f" ({', '.join(gpus)})"
+        yield from findings.lines(finding, place, only)
 
 
-def _finding(checked: Checked, finding: Finding, gpus: Sequence[str]) -> Iterator[Line]:
-    place = f"{checked.path}:{checked.line(finding.place)}: {finding.place}"
-    only = "" if len(gpus) == len(checked.verdicts) else f" ({', '.join(gpus)})"
-    doubt = "" if finding.verified else " (not verified)"
-    text = f"{finding.severity}: {place}: {finding.text}{doubt}{only}"
-    yield from ((line, finding.severity) for line in wrapped(text, "  ", "      "))
-    yield from ((line, "") for line in wrapped(f"hint: {finding.hint}", "      ", "        "))
-    source = f"rule: {finding.rule}; source: {finding.source}"
-    yield from ((line, "dim") for line in wrapped(source, "      ", "        "))
+def _gpu(verdict: Verdict) -> str:
+    return str(verdict.subject.stack.target.gpu)
 
 
-def _nearest(checked: Checked) -> Iterator[Line]:
+def nearest(checked: Checked) -> Iterator[Line]:
+    """Yield the nearest cell that works for every cell that is refused."""
     from builder.rules import described as words
 
     for verdict in checked.verdicts:
-        gpu = verdict.subject.stack.target.gpu
+        gpu = _gpu(verdict)
         cell = "" if len(checked.verdicts) == 1 else f"{gpu}: "
         if verdict.nearest is not None:
             text = f"{cell}nearest that works: {words(verdict.nearest)}"
-            yield from ((line, "good") for line in wrapped(text, "  ", "    "))
+            yield from ((line, "good") for line in findings.wrapped(text, "  ", "    "))
         elif verdict.word == "refused":
             yield f"  {cell}no change was found after which it works", "error"
-
-
-def wrapped(text: str, first: str, later: str) -> list[str]:
-    """Return the lines of a text, 80 characters wide; long words stay whole."""
-    return textwrap.wrap(
-        text,
-        _WIDTH,
-        initial_indent=first,
-        subsequent_indent=later,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
 
 
 def described(checked: Checked) -> dict[str, Any]:
@@ -142,6 +119,7 @@ def described(checked: Checked) -> dict[str, Any]:
     return {
         "stack": str(checked.path),
         "name": checked.stack.name,
+        "verdict": max((v.word for v in checked.verdicts), key=list(_STYLES)[::-1].index),
         "cells": [_cell(checked, verdict) for verdict in checked.verdicts],
     }
 
@@ -151,35 +129,12 @@ def _cell(checked: Checked, verdict: Verdict) -> dict[str, Any]:
         "gpu": verdict.subject.stack.target.gpu,
         "count": verdict.subject.count,
         "verdict": verdict.word,
-        "findings": [_described(checked, finding) for finding in verdict.findings],
-        "nearest": _move(verdict.nearest),
+        "findings": [
+            findings.described(each, checked.line(each.place)) for each in verdict.findings
+        ],
+        "nearest": findings.move(verdict.nearest),
         "memory": memory_bar.described(verdict.memory),
     }
-
-
-def _described(checked: Checked, finding: Finding) -> dict[str, Any]:
-    return {
-        "rule": finding.rule,
-        "severity": finding.severity,
-        "place": finding.place,
-        "line": checked.line(finding.place),
-        "text": finding.text,
-        "hint": finding.hint,
-        "source": finding.source,
-        "verified": finding.verified,
-        "nearest": _move(finding.nearest),
-    }
-
-
-def _move(move: Any) -> dict[str, Any] | None:
-    """Return the new value of each field."""
-    if move is None:
-        return None
-    return {change.place: _plain(change.value) for change in move}
-
-
-def _plain(value: Any) -> Any:
-    return value if value is None or isinstance(value, str | int | float | list) else str(value)
 
 
 def _explain(
@@ -187,16 +142,17 @@ def _explain(
     *,
     json: Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")] = False,
 ) -> None:
+    from builder.plan import TITLES
     from builder.rules import find, rules
     from builder.rules.pages import page
 
     if rule is None:
-        rows = {each.id: each.title for each in rules().values()}
+        rows = {each.id: each.title for each in rules().values()} | TITLES
         width = max(map(len, rows))
         text = "\n".join(f"{name:<{width}}  {title}" for name, title in rows.items())
         console.emit_json(rows) if json else console.emit(text)
         return
-    known = find(rule)
-    text = page(known.id)
-    value = {"rule": known.id, "title": known.title, "page": text}
+    title = TITLES[rule] if rule in TITLES else find(rule).title
+    text = page(rule)
+    value = {"rule": rule, "title": title, "page": text}
     console.emit_json(value) if json else console.emit(text.rstrip())

@@ -27,7 +27,6 @@ def bar(found: Forecast) -> Iterator[Line]:
     """Yield a bar over all the memory of the GPU, and what its signs stand for."""
     total = found.device.total_bytes
     if sum(size for _, size in found.bar) > total:
-        yield f"  {_taken(found)}: more than there is", "error"
         yield f"  {legend(found)}", ""
         return
     drawn = "".join(_SIGNS[name] * round(size * _WIDTH / total) for name, size in found.bar)
@@ -36,28 +35,25 @@ def bar(found: Forecast) -> Iterator[Line]:
 
 
 def legend(found: Forecast) -> str:
-    """`W weights 67.7, A activations 1.9, …`."""
-    parts = [f"{_SIGNS[name]} {name} {size / GIB:.1f}" for name, size in found.bar]
-    return ", ".join(parts) + " GiB"
+    """`W weights 67.7  A activations 1.9  …`."""
+    parts = [f"{_SIGNS[name]} {name.split()[0]} {size / GIB:.1f}" for name, size in found.bar]
+    return "  ".join(parts)
 
 
 def words(found: Forecast) -> str:
-    """Say in one line what is taken, and what is left for requests."""
+    """Say in one line what is taken, and what is left for requests of full length."""
     if not found.fits:
         return f"{_taken(found)}: short of {-found.spare_bytes / GIB:.1f} GiB"
     if not found.request_bytes:
         return f"{_taken(found)}; it keeps no cache"
     requests = found.cache_bytes // found.request_bytes
     plural = "" if requests == 1 else "s"
-    return (
-        f"{_taken(found)}, {found.cache_tokens:,} tokens of cache: "
-        f"{requests} full-length request{plural}"
-    )
+    return f"{_taken(found)}, cache for {found.cache_tokens:,} tokens: {requests} request{plural}"
 
 
 def _taken(found: Forecast) -> str:
     used = sum(size for name, size in found.bar if name != "cache")
-    return f"memory {used / GIB:.1f} of {found.budget_bytes / GIB:.1f} GiB"
+    return f"{used / GIB:.1f} of {found.budget_bytes / GIB:.1f} GiB taken"
 
 
 def described(found: Forecast | None) -> dict[str, Any] | None:

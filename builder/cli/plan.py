@@ -1,11 +1,8 @@
-"""`builder plan`: the forecast on one screen."""
+"""`builder plan`: all that is known before a byte moves, on one screen."""
 
 from __future__ import annotations
 
-import os
-import sys
-import textwrap
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,19 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from builder import console
+from builder.cli import findings, memory_bar
+from builder.cli.colour import show
 from builder.units import human_bytes, human_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from builder.cli.colour import Line
     from builder.oci.profiles import Profile
-    from builder.plan import Finding, Forecast, PlannedLayer
+    from builder.pipeline.overview import Overview
+    from builder.plan import Forecast, Pin, PlannedLayer
+    from builder.rules import Finding, Verdict
 
-Line = tuple[str, str]
-"""A text, and how it looks where there is colour."""
-
-_STYLES = {"head": "1", "error": "1;31", "warning": "33", "note": "36", "dim": "2"}
-_WIDTH = 80
 _TITLE = 38
 """Characters of a layer's title that fit."""
 _APART = 4
@@ -45,7 +42,7 @@ _KINDS = {"wheels": "big wheels", "weights": "weight layers"}
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    text = "Forecast layers, sizes, transfers, disk and registry limits; no network."
+    text = "Show pins, memory, layers, transfers, disk, limits and findings; no network."
     app.command("plan", help=text)(_plan)
 
 
@@ -64,42 +61,74 @@ def _plan(
 ) -> None:
     from builder import plan
     from builder.pipeline import planning
+    from builder.pipeline.overview import overview
 
     rates = tuple(plan.rate(text) for text in bandwidth) or planning.BANDWIDTHS
-    forecast = planning.plan_stack(stack, planning.PlanOptions(push, rates))
+    found = overview(stack, planning.PlanOptions(push, rates))
     if json:
-        console.emit_json(_json(forecast))
-        return
-    show = coloured if has_colour(is_terminal=sys.stdout.isatty()) else _plain
-    console.emit("\n".join(show(line) for line in screen(forecast)))
+        console.emit_json(_json(found))
+    else:
+        show(screen(found))
 
 
-def has_colour(*, is_terminal: bool) -> bool:
-    """Tell whether lines may be coloured."""
-    is_dull = os.environ.get("TERM") == "dumb" or bool(os.environ.get("NO_COLOR"))
-    return is_terminal and not is_dull
-
-
-def _plain(line: Line) -> str:
-    return line[0]
-
-
-def coloured(line: Line) -> str:
-    """Return a line as terminals show it in colour."""
-    text, style = line
-    return f"\x1b[{_STYLES[style]}m{text}\x1b[0m" if style else text
-
-
-def screen(forecast: Forecast) -> Iterator[Line]:
+def screen(found: Overview) -> Iterator[Line]:
     """Yield the lines of the answer, none longer than 80 characters if titles are plain."""
-    count = len(forecast.layers)
-    size = _size(forecast.size, is_exact=forecast.is_exact)
-    yield f"{forecast.name}: {count} layers, {size}", "head"
+    forecast = found.forecast
+    yield _head(found), "head"
+    yield from _pins(found.pins)
+    yield from _memory(found.checked.verdicts)
+    if forecast is not None:
+        yield from of_image(forecast)
+    yield from _findings(found)
+
+
+def of_image(forecast: Forecast) -> Iterator[Line]:
+    """Yield what the image costs: layers, transfers, disk, the registry's limits."""
     yield from _layers(forecast.layers)
     yield from _transfers(forecast)
     yield from _disks(forecast)
     yield from _registry(forecast)
-    yield from _findings(forecast.findings)
+    yield from _of_layers(forecast.findings)
+
+
+def _head(found: Overview) -> str:
+    forecast, name = found.forecast, found.checked.stack.name
+    if forecast is None:
+        return f"{name}: no lock yet, so no layers are known"
+    size = _size(forecast.size, is_exact=forecast.is_exact)
+    return f"{name}: {len(forecast.layers)} layers, {size}"
+
+
+def _pins(pins: Sequence[Pin]) -> Iterator[Line]:
+    width = max(len(pin.what) for pin in pins if len(pin.what) <= _TITLE)
+    yield "", ""
+    yield f"  {'pinned':<{width}}  because", "head"
+    for pin in pins:
+        begin, indent = f"  {pin.what:<{width}}  ", " " * (width + 4)
+        if len(pin.what) > width:
+            yield f"  {pin.what}", ""
+            begin = indent
+        yield from ((line, "") for line in findings.wrapped(pin.why, begin, indent))
+
+
+# --- memory --------------------------------------------------------------------------------------
+
+
+def _memory(verdicts: Sequence[Verdict]) -> Iterator[Line]:
+    """One cell gets a bar, several a line each."""
+    found = [(str(each.subject.stack.target.gpu), each.memory) for each in verdicts]
+    known = [(gpu, memory) for gpu, memory in found if memory is not None]
+    if not known:
+        return
+    yield "", ""
+    tokens = verdicts[0].subject.context
+    yield f"  memory of one GPU in GiB; a request has up to {tokens:,} tokens", "head"
+    for gpu, memory in known:
+        text = f"{gpu}: {memory_bar.words(memory)}"
+        look = "" if memory.fits else "error"
+        yield from ((line, look) for line in findings.wrapped(text, "  ", "    "))
+        if len(known) == 1:
+            yield from memory_bar.bar(memory)
 
 
 def _size(count: int, *, is_exact: bool) -> str:
@@ -191,23 +220,70 @@ def _limits(limits: Profile) -> str:
     return f"{limits.name} takes layers of {doubt}up to {human_bytes(limits.layer_bytes)}{time}"
 
 
-def _findings(findings: Sequence[Finding]) -> Iterator[Line]:
-    for _, run in groupby(findings, key=lambda finding: (finding.id, finding.hint)):
+# --- findings ------------------------------------------------------------------------------------
+
+
+def _of_layers(found: Sequence[Finding]) -> Iterator[Line]:
+    """Say what is alike of many layers once."""
+    for _, run in groupby(found, key=lambda each: (each.rule, each.hint)):
         group = tuple(run)
-        first, rest = group[0], len(group) - _FINDINGS
-        texts = [finding.text for finding in group[:_FINDINGS]]
-        texts += [f"and {rest} more layers"] if rest > 0 else []
+        rest = len(group) - _FINDINGS
         yield "", ""
-        for text in texts:
-            yield from ((line, first.severity) for line in _wrapped(first.severity, text))
-        yield from ((line, "") for line in _wrapped("hint", first.hint))
+        for number, finding in enumerate(group[:_FINDINGS], 1):
+            more = f", and {rest} more layers" if rest > 0 and number == _FINDINGS else ""
+            yield from findings.claim(finding, "", f"{more} ({finding.rule})")
+        yield from findings.hint(group[0])
 
 
-def _wrapped(word: str, text: str) -> list[str]:
-    indent = " " * (len(word) + 2)
-    return textwrap.wrap(f"{word}: {text}", _WIDTH, subsequent_indent=indent)
+def _findings(found: Overview) -> Iterator[Line]:
+    """Errors and warnings in full; of notes, that there are some."""
+    notes = 0
+    cells = [(str(v.subject.stack.target.gpu), v.findings) for v in found.checked.verdicts]
+    for finding, gpus in findings.grouped(cells):
+        if finding.severity == "note":
+            notes += 1
+            continue
+        yield "", ""
+        only = "" if len(gpus) == len(cells) else f" ({', '.join(gpus)})"
+        yield from findings.claim(finding, finding.place, f"{only} ({finding.rule})")
+        yield from findings.hint(finding)
+    yield from _nearest(found)
+    if notes:
+        yield "", ""
+        plural = "note" if notes == 1 else "notes"
+        yield f"  {notes} {plural}: builder check {found.checked.path}", "dim"
 
 
-def _json(forecast: Forecast) -> dict[str, Any]:
-    values = asdict(forecast)
-    return {**values, "size": forecast.size, "is_exact": forecast.is_exact}
+def _nearest(found: Overview) -> Iterator[Line]:
+    from builder.cli.check import nearest
+
+    lines = list(nearest(found.checked))
+    if lines:
+        yield "", ""
+        yield from lines
+
+
+def _json(found: Overview) -> dict[str, Any]:
+    """Return all of it; what is of layers only where there is a lock."""
+    checked, forecast = found.checked, found.forecast
+    values = {} if forecast is None else asdict(replace(forecast, findings=()))
+    if forecast is not None:
+        values |= {"size": forecast.size, "is_exact": forecast.is_exact}
+    rows = [(each, checked.line(each.place)) for v in checked.verdicts for each in v.findings]
+    rows += [(each, checked.line(each.place)) for each in (forecast.findings if forecast else ())]
+    return values | {
+        "name": checked.stack.name,
+        "locked": forecast is not None,
+        "pins": [asdict(pin) for pin in found.pins],
+        "cells": [_cell(verdict) for verdict in checked.verdicts],
+        "findings": [findings.described(finding, line) for finding, line in rows],
+    }
+
+
+def _cell(verdict: Verdict) -> dict[str, Any]:
+    return {
+        "gpu": verdict.subject.stack.target.gpu,
+        "verdict": verdict.word,
+        "nearest": findings.move(verdict.nearest),
+        "memory": memory_bar.described(verdict.memory),
+    }

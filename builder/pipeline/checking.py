@@ -104,11 +104,15 @@ def subjects(
         rules.Subject(
             stack=rules.changed(stack, (rules.Change("target.gpu", gpu),)),
             model=model,
-            lock=lock if lock and not drift else None,
+            lock=_narrowed(lock, gpu) if lock and not drift else None,
             drift=drift,
         )
         for gpu in ([asked] if isinstance(asked, str) else asked)
     )
+
+
+def _narrowed(lock: Lock, gpu: str) -> Lock:
+    return lock.cell(gpu) if lock.cells else lock
 
 
 def _lock(stack_path: Path, stack: Stack) -> tuple[Lock | None, tuple[str, ...]]:

@@ -1,16 +1,17 @@
 """What to know before building: registry limits, disk, layers that nobody has hashed.
 
-Memory and compatibility will have their say in the same list.
+They are findings like those of the rules, and have pages like theirs (`TITLES`); they look at the
+layers to be and at this machine, not at the stack.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from builder.oci.packing import MAX_LAYERS, MAX_WEIGHT_LAYERS
 from builder.plan.layers import of_kind, total
 from builder.plan.rates import human_rate
+from builder.rules import Finding
 from builder.units import human_bytes, human_seconds
 
 if TYPE_CHECKING:
@@ -18,24 +19,32 @@ if TYPE_CHECKING:
 
     from builder.oci.profiles import Profile
     from builder.plan.layers import PlannedLayer, Situation
+    from builder.rules import Severity
 
-Severity = Literal["error", "warning", "note"]
 Layers = tuple["PlannedLayer", ...]
 
 _IN_FLIGHT = 8
 """Blobs that a push sends at the same time: they share the line."""
 _GB = 10**9
+_ENGINES = "containerd mounts 127 layers at most, less those it adds itself"
+_MACHINE = "free bytes of the cache's disk"
 _ELSEWHERE = "push to another registry"
+_REPOSITORY = "image.repository"
+
+TITLES = {
+    "image-layers": "container engines take as many layers",
+    "registry-layer-size": "the registry takes layers as large",
+    "registry-manifest-size": "the registry takes a manifest as long",
+    "registry-upload-time": "the registry waits as long for an upload",
+    "disk-cache": "the cache's disk has room",
+    "weights-no-digest": "the lock knows the digests of weight layers",
+}
+"""What holds where nothing is found, by id."""
 
 
-@dataclass(frozen=True)
-class Finding:
-    """Something to know before building; `id` is stable, for scripts."""
-
-    id: str
-    severity: Severity
-    text: str
-    hint: str
+def _finding(name: str, severity: Severity, text: str, hint: str, source: str) -> Finding:
+    place = "model" if name.startswith("weights") else _REPOSITORY
+    return Finding(severity, place, text, hint, source, rule=name)
 
 
 def findings(
@@ -55,7 +64,8 @@ def findings(
 def _layer_count(layers: Layers) -> Iterator[Finding]:
     if len(layers) > MAX_LAYERS:
         text = f"{len(layers)} layers: container engines take {MAX_LAYERS}"
-        yield Finding("image.layers", "error", text, "put fewer models into one image")
+        hint = "put fewer models into one image"
+        yield _finding("image-layers", "error", text, hint, _ENGINES)
 
 
 def _layer_sizes(layers: Layers, limits: Profile) -> Iterator[Finding]:
@@ -68,7 +78,7 @@ def _layer_sizes(layers: Layers, limits: Profile) -> Iterator[Finding]:
             size = f"{'' if layer.is_exact else '~'}{human_bytes(layer.size)}"
             text = f"{layer.title}: {size}, {limits.name} takes {human_bytes(largest)} a layer"
             fix = hint if layer.kind == "weights" else _ELSEWHERE
-            yield Finding("registry.layer-size", "error", text, fix)
+            yield _finding("registry-layer-size", "error", text, fix, limits.source)
 
 
 def _reshard(weights: int, largest: int) -> str:
@@ -83,7 +93,7 @@ def _manifest_size(size: int, limits: Profile) -> Iterator[Finding]:
     most = limits.manifest_bytes
     if most and size > most:
         text = f"the manifest has {size} bytes, {limits.name} takes {most}"
-        yield Finding("registry.manifest-size", "error", text, _ELSEWHERE)
+        yield _finding("registry-manifest-size", "error", text, _ELSEWHERE, limits.source)
 
 
 def _free_disk(cache_bytes: int, situation: Situation) -> Iterator[Finding]:
@@ -94,9 +104,9 @@ def _free_disk(cache_bytes: int, situation: Situation) -> Iterator[Finding]:
     hint = "free space, or set BUILDER_CACHE to a folder on a larger disk"
     if cache_bytes - situation.weight_download_bytes <= free:
         stream = "; --push with --stream keeps no weights"
-        yield Finding("disk.cache", "warning", text, hint + stream)
+        yield _finding("disk-cache", "warning", text, hint + stream, _MACHINE)
     else:
-        yield Finding("disk.cache", "error", text, hint)
+        yield _finding("disk-cache", "error", text, hint, _MACHINE)
 
 
 def _upload_time(layers: Layers, limits: Profile, bandwidth: int) -> Iterator[Finding]:
@@ -108,7 +118,8 @@ def _upload_time(layers: Layers, limits: Profile, bandwidth: int) -> Iterator[Fi
             f"{limits.name} ends an upload after {human_seconds(longest)}: the largest layers, "
             f"sent side by side, take {human_seconds(seconds)} at {human_rate(bandwidth)}"
         )
-        yield Finding("registry.upload-time", "warning", text, "push from a faster line")
+        hint = "push from a faster line"
+        yield _finding("registry-upload-time", "warning", text, hint, limits.source)
 
 
 def _unknown_digests(layers: Layers) -> Iterator[Finding]:
@@ -119,4 +130,4 @@ def _unknown_digests(layers: Layers) -> Iterator[Finding]:
             f"their {human_bytes(total(unknown))} once"
         )
         hint = "builder build adds them to the lock: later releases need no weights here"
-        yield Finding("weights.no-digest", "note", text, hint)
+        yield _finding("weights-no-digest", "note", text, hint, "the lock")

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from builder.lock import Lock
-    from builder.plan.findings import Finding
     from builder.plan.layers import Contents, PlannedLayer, Situation
+    from builder.rules import Finding
 
 _COPY = "blobs and unpacked copy"
 

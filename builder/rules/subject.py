@@ -100,6 +100,12 @@ class Subject:
         return value if isinstance(value, int) and not isinstance(value, bool) else default
 
     @property
+    def context(self) -> int:
+        """Tokens of the longest request; 0 where neither stack nor model says."""
+        own = self.model.shape.max_positions if self.model else None
+        return self.stack.serve.max_model_len or own or 0
+
+    @property
     def tensor(self) -> int:
         """GPUs that share each layer: what the flag says, else all (see `builder.recipe`)."""
         return self.number("tensor-parallel-size", self.count)
