@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from builder import console
+from builder.cli import flags
 from builder.units import human_bytes, human_seconds
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def register(app: typer.Typer) -> None:
 def _plan(
     stack: Annotated[Path, typer.Argument(metavar="STACK", help="The stack file.")],
     *,
+    gpu: flags.Gpu = None,
     push: Annotated[
         str | None,
         typer.Option("--push", metavar="REF", help="Where to; else the stack's image.repository."),
@@ -66,7 +68,7 @@ def _plan(
     from builder.pipeline import planning
 
     rates = tuple(plan.rate(text) for text in bandwidth) or planning.BANDWIDTHS
-    forecast = planning.plan_stack(stack, planning.PlanOptions(push, rates))
+    forecast = planning.plan_stack(stack, planning.PlanOptions(push, rates, gpu))
     if json:
         console.emit_json(_json(forecast))
         return

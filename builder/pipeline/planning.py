@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from builder import console, files, plan
 from builder import fetch as fetcher
-from builder import files, plan
 from builder.assemble import Assembler
 from builder.digest import of_bytes
 from builder.lock import PACKER_VERSION
@@ -16,7 +16,7 @@ from builder.oci.memo import WeightMemo
 from builder.oci.profiles import profile
 from builder.oci.store import Store
 from builder.oci.weights import WeightFile, weight_layer
-from builder.pipeline.locking import Locked, current
+from builder.pipeline import cells
 from builder.recipe import (
     BasePart,
     LauncherPart,
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from builder.oci.layer import Layer
+    from builder.pipeline.locking import Locked
     from builder.recipe import Recipe
 
 BANDWIDTHS = (10**9, 10**10)
@@ -57,11 +58,16 @@ class PlanOptions:
     push: str | None = None
     """Where to; None: the stack's own repository."""
     bandwidths: tuple[int, ...] = BANDWIDTHS
+    gpu: str | None = None
+    """The cell; None: the first, the layers of all are the same."""
 
 
 def plan_stack(stack_path: Path, options: PlanOptions) -> plan.Forecast:
     """Say what building and releasing a stack costs; no network."""
-    locked = current(stack_path, may_lock=False)
+    names = cells.asked(stack_path, options.gpu)
+    locked = cells.of(stack_path, names[0], may_lock=False)
+    if len(names) > 1:
+        console.note(f"the images for {len(names)} GPUs have the same layers; this is {names[0]}")
     return plan_lock(locked, files.cache_folder(), options)
 
 
