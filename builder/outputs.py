@@ -45,6 +45,11 @@ def every_layer(image: Image) -> frozenset[Digest]:
     return frozenset(layer.digest for layer in image.layers)
 
 
+def is_for_one(output: Output) -> bool:
+    """Tell whether a place holds one image alone."""
+    return isinstance(output, Folder | Archive)
+
+
 def parse(text: str, *, force: bool = False) -> Output:
     """Return the output that a flag's value names."""
     kind, colon, place = text.partition(":")
@@ -74,6 +79,9 @@ class Folder:
 
     path: Path
 
+    def __str__(self) -> str:
+        return f"--output oci:{self.path}"
+
     def check(self) -> None:
         """Refuse a folder with other things in it."""
         from builder.oci import layout
@@ -102,6 +110,9 @@ class Archive:
 
     path: Path
     force: bool = False
+
+    def __str__(self) -> str:
+        return f"--output oci-archive:{self.path}"
 
     def check(self) -> None:
         """Refuse to overwrite unless told to."""
@@ -179,6 +190,19 @@ class Registry:
         self.pushed: Pushed | None = None
         self._mount_from, self._settings = mount_from, settings
         self._push: Push | None = None
+
+    def of_cell(self, gpu: str) -> Registry:
+        """Return the same place for one image of several: a tag that was given begins its tag.
+
+        Raises:
+            UsageError: one image was named.
+        """
+        named = self.reference
+        if named.digest:
+            message = f"--push: {named} is one image, and several are built"
+            raise UsageError(message, "give a tag instead of the digest, or one GPU: --gpu NAME")
+        own = named.with_tag(f"{named.tag}-{gpu}") if named.tag else named
+        return Registry(own, self._mount_from, self._settings)
 
     def check(self) -> None:
         """Refuse a registry that does not answer or let us in, or sources it cannot mount from."""

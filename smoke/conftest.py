@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 import uuid
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from testcontainers.core.config import testcontainers_config
 from builder import lock as locks
 from smoke import containers, streams
 from smoke.containers import Box, Cache, Options
-from smoke.image import Image
+from smoke.image import Image, narrowed
 from smoke.report import Report
 
 if TYPE_CHECKING:
@@ -73,7 +74,13 @@ def image(pytestconfig: pytest.Config, client: docker.DockerClient) -> Image:
     if not reference:
         pytest.exit("give --image REF", returncode=pytest.ExitCode.USAGE_ERROR)
     found: Any = client.images.get(reference)
-    return Image(reference, found.attrs, found.history(), locks.read(path) if path else None)
+    made = Image(reference, found.attrs, found.history(), None)
+    if not path:
+        return made
+    try:
+        return replace(made, lock=narrowed(locks.read(path), made))
+    except LookupError as fault:
+        pytest.exit(f"{path}: {fault}", returncode=pytest.ExitCode.USAGE_ERROR)
 
 
 @pytest.fixture(scope="session")

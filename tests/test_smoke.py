@@ -21,6 +21,8 @@ from builder.engine.docker import Docker
 from builder.errors import BuilderError, HostError, SmokeError, UsageError
 from builder.files import data_path
 from smoke import inside, scan
+from smoke.image import Image, narrowed
+from tests import lock_maker
 
 LINES = """
 {"kind": "note", "text": "first start: ready after 61 s"}
@@ -274,3 +276,19 @@ def test_inside_lists_processes_but_itself() -> None:
 )
 def test_only_the_engines_own_process_is_not_counted(one: dict[str, Any], expected: bool) -> None:
     assert inside.is_entering(one) is expected
+
+
+def image_for(gpu: str | None) -> Image:
+    serve = json.dumps({"require": {"gpu": gpu}})
+    return Image("x", {"Config": {"Env": [f"BUILDER_SERVE={serve}"]}}, [], None)
+
+
+def test_an_image_is_compared_with_its_own_cell_of_a_lock() -> None:
+    whole = lock_maker.matrix(lock_maker.L4, lock_maker.H100)
+    assert narrowed(whole, image_for("l4-24gb")) == lock_maker.matrix(lock_maker.L4)
+    for_cpu = lock_maker.lock()
+    assert narrowed(for_cpu, image_for(None)) is for_cpu
+    # Compared as it is: the label that names the lock tells them apart.
+    assert narrowed(whole, image_for(None)) is whole
+    with pytest.raises(LookupError, match="the image is for b200-180gb, and the lock is not"):
+        narrowed(whole, image_for("b200-180gb"))

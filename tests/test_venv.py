@@ -8,13 +8,13 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
-from builder.assemble.collisions import Collision, collide
-from builder.assemble.venv import WheelFile, write_prefix, write_wheels
+from builder.assemble.collisions import Collision, Opener, collide
+from builder.assemble.venv import WheelFile, write_prefix, write_wheel
 from builder.errors import IntegrityError
 from builder.lock import Wheel
 from builder.oci.tar import TarWriter
@@ -47,22 +47,21 @@ MEMBERS = {
 MODES = {"demo_app/run.sh": EXECUTABLE}
 
 
-@contextmanager
-def opened(folder: Path, wheels: Sequence[Wheel]) -> Iterator[list[WheelFile]]:
-    with ExitStack() as stack:
-        yield [
-            stack.enter_context(closing(WheelFile(wheel, folder / wheel.file, PYTHON)))
-            for wheel in wheels
-        ]
+def openers(folder: Path, wheels: Sequence[Wheel]) -> list[Opener]:
+    def opener(wheel: Wheel) -> Opener:
+        return lambda: closing(WheelFile(wheel, folder / wheel.file, PYTHON))
+
+    return [opener(wheel) for wheel in wheels]
 
 
 def layer(folder: Path, wheels: Sequence[Wheel]) -> bytes:
     out = io.BytesIO()
     tar = TarWriter(out.write)
     write_prefix(tar, PYTHON)
-    with opened(folder, wheels) as files:
-        skipped, _ = collide(files)
-        write_wheels(tar, files, skipped)
+    skipped, _ = collide(openers(folder, wheels))
+    for opener in openers(folder, wheels):
+        with opener() as wheel:
+            write_wheel(tar, wheel, skipped.get(wheel.wheel.file, ()))
     tar.close()
     return out.getvalue()
 
@@ -85,7 +84,7 @@ def root(tmp_path: Path, demo: Wheel) -> Path:
 
 
 def test_every_scheme_has_its_place(tmp_path: Path, demo: Wheel) -> None:
-    with opened(tmp_path, [demo]) as (file,):
+    with openers(tmp_path, [demo])[0]() as file:
         found = {entry.path: entry.mode for entry in file.entries}
     info = f"{SITE}/demo_app-1.0.dist-info"
     assert found == {
@@ -289,14 +288,13 @@ def pair(folder: Path, first: str, second: str) -> list[Wheel]:
 
 
 def test_the_same_file_of_two_wheels_is_written_once(tmp_path: Path) -> None:
-    with opened(tmp_path, pair(tmp_path, "same", "same")) as files:
-        assert collide(files) == ({"bbb-2-py3-none-any.whl": [f"{SITE}/shared/x.py"]}, ())
+    found = collide(openers(tmp_path, pair(tmp_path, "same", "same")))
+    assert found == ({"bbb-2-py3-none-any.whl": [f"{SITE}/shared/x.py"]}, ())
 
 
 def test_the_later_wheel_of_the_lock_wins(tmp_path: Path) -> None:
     wheels = pair(tmp_path, "first", "later")
-    with opened(tmp_path, wheels) as files:
-        skipped, found = collide(files)
+    skipped, found = collide(openers(tmp_path, wheels))
     path = f"{SITE}/shared/x.py"
     assert skipped == {"aaa-1-py3-none-any.whl": [path]}
     assert found == (Collision(path, "bbb-2-py3-none-any.whl", "aaa-1-py3-none-any.whl"),)
@@ -313,12 +311,32 @@ def test_a_path_of_three_wheels_has_one_writer(tmp_path: Path) -> None:
         wheel_maker.write(tmp_path, f"{name}-1-py3-none-any.whl", {"x.py": text})
         for name, text in texts.items()
     ]
-    with opened(tmp_path, wheels) as files:
-        skipped, found = collide(files)
+    skipped, found = collide(openers(tmp_path, wheels))
     assert {name[:3]: paths for name, paths in skipped.items()} == {
         name: [f"{SITE}/x.py"] for name in ("aaa", "bbb", "ddd")
     }
     assert [(c.kept[:3], c.lost[:3]) for c in found] == [("bbb", "aaa"), ("ccc", "bbb")]
+
+
+def test_a_wheel_is_open_only_while_it_is_looked_at(tmp_path: Path) -> None:
+    wheels = pair(tmp_path, "same", "same")
+    wheels += [wheel_maker.write(tmp_path, "ccc-1-py3-none-any.whl", {"c.py": "c"})]
+    now: set[str] = set()
+    together: list[set[str]] = []
+
+    def counted(name: str, opener: Opener) -> Opener:
+        @contextmanager
+        def opened() -> Iterator[WheelFile]:
+            now.add(name)
+            together.append(set(now))
+            with opener() as wheel:
+                yield wheel
+            now.remove(name)
+
+        return opened
+
+    collide([counted(name, o) for name, o in zip("abc", openers(tmp_path, wheels), strict=True)])
+    assert together == [{"a"}, {"b"}, {"a", "b"}, {"c"}]
 
 
 IGNORED = {"RECORD", "INSTALLER", "REQUESTED", "direct_url.json", "uv_cache.json"}

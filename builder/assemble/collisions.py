@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from builder.assemble.venv import Entry, WheelFile
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from builder.assemble.venv import Entry, WheelFile
+Opener = Callable[[], AbstractContextManager[WheelFile]]
 
 
 @dataclass(frozen=True)
@@ -25,30 +29,51 @@ class Collision:
 
 
 def collide(
-    wheels: Sequence[WheelFile],
+    openers: Sequence[Opener],
 ) -> tuple[dict[str, list[str]], tuple[Collision, ...]]:
     """Decide who writes a path that several wheels carry, across layers too.
 
     Returns the paths that each wheel leaves out, by its file name, and the collisions.  The
     same content is written once, by the first; else the later wheel of the lock wins, as it
     does when wheels are installed one after the other.
+
+    A wheel is open only while it is looked at: all of an engine's together take 150 MB.
     """
-    owners: dict[str, tuple[WheelFile, Entry]] = {}
+    owners: dict[str, int] = {}
     skipped: dict[str, list[str]] = {}
     collisions = []
-    for wheel in wheels:
-        for entry in wheel.entries:
-            earlier = owners.get(entry.path)
-            if earlier is None:
-                owners[entry.path] = (wheel, entry)
-            elif _same(earlier, (wheel, entry)):
-                skipped.setdefault(wheel.wheel.file, []).append(entry.path)
-            else:
-                owners[entry.path] = (wheel, entry)
-                skipped.setdefault(earlier[0].wheel.file, []).append(entry.path)
-                names = (wheel.wheel.file, earlier[0].wheel.file)
+    for number, opener in enumerate(openers):
+        with ExitStack() as stack:
+            wheel, shelf = stack.enter_context(opener()), _Shelf(openers, stack)
+            for entry in wheel.entries:
+                owner = owners.setdefault(entry.path, number)
+                if owner == number:
+                    continue
+                earlier, other = shelf.find(owner, entry.path)
+                if _same((earlier, other), (wheel, entry)):
+                    skipped.setdefault(wheel.wheel.file, []).append(entry.path)
+                    continue
+                owners[entry.path] = number
+                skipped.setdefault(earlier.wheel.file, []).append(entry.path)
+                names = (wheel.wheel.file, earlier.wheel.file)
                 collisions.append(Collision(entry.path, *names))
     return skipped, tuple(collisions)
+
+
+class _Shelf:
+    """Earlier wheels, each opened when it is first asked for."""
+
+    def __init__(self, openers: Sequence[Opener], stack: ExitStack) -> None:
+        self._openers, self._stack = openers, stack
+        self._open: dict[int, tuple[WheelFile, dict[str, Entry]]] = {}
+
+    def find(self, number: int, path: str) -> tuple[WheelFile, Entry]:
+        """Return a wheel by its number, and its entry of that path."""
+        if number not in self._open:
+            wheel = self._stack.enter_context(self._openers[number]())
+            self._open[number] = (wheel, {entry.path: entry for entry in wheel.entries})
+        wheel, entries = self._open[number]
+        return wheel, entries[path]
 
 
 def _same(one: tuple[WheelFile, Entry], other: tuple[WheelFile, Entry]) -> bool:

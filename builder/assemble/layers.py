@@ -9,15 +9,15 @@ import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from builder import console, files
 from builder.assemble.base import write_base
-from builder.assemble.collisions import collide
-from builder.assemble.venv import WheelFile, write_prefix, write_wheels
+from builder.assemble.collisions import Opener, collide
+from builder.assemble.venv import WheelFile, write_prefix, write_wheel
 from builder.assemble.weights import Contents, unweighed, weight_layers, weights_of
 from builder.digest import sha256_of
 from builder.errors import IntegrityError
@@ -194,8 +194,7 @@ class Assembler:
 
     def _find_collisions(self, places: Places) -> dict[str, list[str]]:
         python = next(p.python for p in self._recipe.parts if isinstance(p, WheelsPart))
-        with ExitStack() as stack:
-            skipped, collisions = collide(_opened(stack, self._wheels, places, python))
+        skipped, collisions = collide(_openers(self._wheels, places, python))
         for collision in collisions:
             console.warn(str(collision))
         text = json.dumps(_checked(skipped), sort_keys=True)
@@ -236,18 +235,16 @@ def _fill_wheels(tar: TarWriter, part: WheelsPart, inputs: _Inputs) -> None:
         write_prefix(tar, part.python)
     for wheel in part.wheels:
         _verified(inputs.places, wheel.sha256, wheel.file)
-    with ExitStack() as stack:
-        opened = _opened(stack, part.wheels, inputs.places, part.python)
-        write_wheels(tar, opened, inputs.skipped, inputs.advance)
+    for opener in _openers(part.wheels, inputs.places, part.python):
+        with opener() as opened:
+            write_wheel(tar, opened, inputs.skipped.get(opened.wheel.file, ()), inputs.advance)
 
 
-def _opened(
-    stack: ExitStack, wheels: Sequence[Wheel], places: Places, python: str
-) -> list[WheelFile]:
-    return [
-        stack.enter_context(closing(WheelFile(wheel, places[wheel.sha256], python)))
-        for wheel in wheels
-    ]
+def _openers(wheels: Sequence[Wheel], places: Places, python: str) -> list[Opener]:
+    def opener(wheel: Wheel) -> Opener:
+        return lambda: closing(WheelFile(wheel, places[wheel.sha256], python))
+
+    return [opener(wheel) for wheel in wheels]
 
 
 def _fill_launcher(tar: TarWriter) -> None:

@@ -24,7 +24,7 @@ from builder.assemble import scripts
 from builder.errors import IntegrityError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from builder.lock import Wheel
@@ -193,24 +193,23 @@ class WheelFile:
         return path, "sha256=" + digest.rstrip(b"=").decode(), str(entry.size)
 
 
-def write_wheels(
+def write_wheel(
     tar: TarWriter,
-    wheels: Sequence[WheelFile],
-    skipped: Mapping[str, Sequence[str]],
+    wheel: WheelFile,
+    skipped: Collection[str],
     advance: Callable[[int], object] = bool,
 ) -> None:
-    """Add the files of `wheels`, except the `skipped` paths by wheel file name.
+    """Add the files of a wheel, except the `skipped` paths.
 
-    `advance` hears of every file how many bytes of its wheel it was.
+    `advance` hears of every file how many bytes of the wheel it was.
     """
-    for wheel in wheels:
-        lost = frozenset(skipped.get(wheel.wheel.file, ()))
-        for entry in wheel.entries:
-            if entry.path in lost:
-                continue
-            tar.parents(entry.path)
-            tar.file(entry.path, entry.size, wheel.chunks(entry), entry.mode)
-            advance(entry.packed)
+    lost = frozenset(skipped)
+    for entry in wheel.entries:
+        if entry.path in lost:
+            continue
+        tar.parents(entry.path)
+        tar.file(entry.path, entry.size, wheel.chunks(entry), entry.mode)
+        advance(entry.packed)
 
 
 def write_prefix(tar: TarWriter, python: str) -> None:

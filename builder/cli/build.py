@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from builder import console, outputs, pipeline
-from builder.cli import render
+from builder.cli import flags, render
 from builder.cli.missing import show_missing
 from builder.errors import UsageError
 from builder.oci.layer import Compression
@@ -55,6 +55,7 @@ def register(app: typer.Typer) -> None:
 def _build(
     stack: Stack,
     *,
+    gpu: flags.Gpu = None,
     output: OutputFlag = [],  # noqa: B006 - typer copies it
     push: PushFlag = [],  # noqa: B006
     mount_from: MountFlag = [],  # noqa: B006
@@ -68,7 +69,7 @@ def _build(
     dry_run: DryRun = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")] = False,
 ) -> None:
-    """Assemble the image of a stack; prints its digest."""
+    """Assemble the image of a stack, or one for each GPU; prints its digest."""
     registries = _registries_of(push, mount_from, insecure_registry)
     options = pipeline.BuildOptions(
         compression=_compression_of(compression),
@@ -76,6 +77,7 @@ def _build(
         may_lock=not locked,
         tag=tag,
         is_streamed=stream,
+        gpu=gpu,
     )
     if dry_run:
         _would_build(pipeline.forecast(stack, options), json=json)
@@ -83,15 +85,25 @@ def _build(
     if render.is_buildkit(executor):
         render.build(stack, options, json=json)
         return
-    built = pipeline.build(stack, options)
-    image = built.image
-    console.note(f"{image.name}: {len(image.layers)} layers, {human_bytes(image.size)}")
+    rows = [_shown(built, json=json) for built in pipeline.build_cells(stack, options)]
     if not options.outputs:
         console.note("kept in the cache; --output brings it to a folder, an archive or Docker")
-    pushed = [_described_push(registry) for registry in registries]
-    console.emit_json(_described(built) | {"pushed": pushed}) if json else console.emit(
-        image.digest
-    )
+    if json:
+        emit_rows(rows)
+
+
+def emit_rows(rows: Sequence[Any]) -> None:
+    """Print the JSON of one image, or the list of those of several."""
+    console.emit_json(rows[0] if len(rows) == 1 else rows)
+
+
+def _shown(built: pipeline.Built, *, json: bool) -> dict[str, Any]:
+    """Say what was built; one of several is known by its tag."""
+    image = built.image
+    console.note(f"{image.name}: {len(image.layers)} layers, {human_bytes(image.size)}")
+    if not json:
+        console.emit(image.digest)
+    return _described(built)
 
 
 def _would_build(forecast: pipeline.Forecast, *, json: bool) -> None:
@@ -146,8 +158,10 @@ def _described_push(registry: outputs.Registry) -> dict[str, Any]:
 def _described(built: pipeline.Built) -> dict[str, Any]:
     """Return an image as JSON shows it."""
     image = built.image
+    registries = [output for output in built.outputs if isinstance(output, outputs.Registry)]
     return {
         "name": image.name,
+        "gpu": built.locked.gpu,
         "digest": image.digest,
         "size": image.size,
         "lock": str(built.locked.lock_path),
@@ -161,4 +175,5 @@ def _described(built: pipeline.Built) -> dict[str, Any]:
             }
             for layer in image.layers
         ],
+        "pushed": [_described_push(registry) for registry in registries],
     }

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from builder import console
-from builder.cli import findings, memory_bar
+from builder.cli import findings, flags, memory_bar
 from builder.cli.colour import show
 from builder.units import human_bytes, human_seconds
 
@@ -49,6 +49,7 @@ def register(app: typer.Typer) -> None:
 def _plan(
     stack: Annotated[Path, typer.Argument(metavar="STACK", help="The stack file.")],
     *,
+    gpu: flags.Gpu = None,
     push: Annotated[
         str | None,
         typer.Option("--push", metavar="REF", help="Where to; else the stack's image.repository."),
@@ -64,7 +65,7 @@ def _plan(
     from builder.pipeline.overview import overview
 
     rates = tuple(plan.rate(text) for text in bandwidth) or planning.BANDWIDTHS
-    found = overview(stack, planning.PlanOptions(push, rates))
+    found = overview(stack, planning.PlanOptions(push, rates, gpu))
     if json:
         console.emit_json(_json(found))
     else:

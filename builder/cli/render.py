@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from builder import console, pipeline
+from builder.cli import flags
 from builder.errors import UsageError
 
 
@@ -25,6 +26,7 @@ def _render(
     standalone: Annotated[
         bool, typer.Option("--standalone", help="Put the weights in: the folder is enough.")
     ] = False,
+    gpu: flags.Gpu = None,
     tag: Annotated[str | None, typer.Option("--tag", help="Tag of the image's name.")] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Write into a folder with other things in it.")
@@ -34,7 +36,7 @@ def _render(
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")] = False,
 ) -> None:
-    options = pipeline.RenderOptions(output, standalone, force, dry_run, tag)
+    options = pipeline.RenderOptions(output, standalone, force, dry_run, tag, gpu)
     context = pipeline.render(stack, options)
     if json:
         console.emit_json({"folder": str(context.folder), "command": list(context.command)})
@@ -52,10 +54,13 @@ def is_buildkit(executor: str) -> bool:
 
 
 def build(stack: Path, options: pipeline.BuildOptions, *, json: bool) -> None:
-    """Build with BuildKit and print the digest that it gave."""
-    context, digest = pipeline.build_with_buildkit(stack, options)
-    console.note(f"{context.contexts.name}: built by BuildKit, which chooses its own compression")
+    """Build with BuildKit and print the digests that it gave."""
+    rows = []
+    for context, digest in pipeline.build_with_buildkit(stack, options):
+        name = context.contexts.name
+        console.note(f"{name}: built by BuildKit, which chooses its own compression")
+        rows.append({"name": name, "digest": digest})
+        if not json:
+            console.emit(digest)
     if json:
-        console.emit_json({"name": context.contexts.name, "digest": digest})
-    else:
-        console.emit(digest)
+        console.emit_json(rows[0] if len(rows) == 1 else rows)

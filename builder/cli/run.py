@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from builder import console, pipeline
+from builder.cli import flags
 from builder.errors import UsageError
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def _run(
         typer.Argument(metavar="[-- ARGS...]", help="For the engine; they win."),
     ] = None,
     *,
+    gpu: flags.Gpu = None,
     engine: Annotated[str | None, typer.Option("--engine", help=_ENGINE_HELP)] = None,
     port: Annotated[
         int | None, typer.Option("--port", min=1, max=65535, help="Port on this machine.")
@@ -39,7 +41,7 @@ def _run(
     from builder.engine.session import Options
 
     options = Options(engine_of(engine), port, tuple(arguments or ()))
-    session = pipeline.run(target, options)
+    session = pipeline.run(target, options, gpu)
     if not dry_run:
         raise typer.Exit(session.run())
     if json:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from builder import console, pipeline
+from builder.cli import flags
 
 
 def register(app: typer.Typer) -> None:
@@ -18,12 +19,13 @@ def register(app: typer.Typer) -> None:
 def _smoke(
     target: Annotated[str, typer.Argument(metavar="STACK|REF", help="A stack file or an image.")],
     *,
+    gpu: flags.Gpu = None,
     lock: Annotated[
         Path | None, typer.Option("--lock", metavar="FILE", help="The lock of an image.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")] = False,
 ) -> None:
-    report = pipeline.smoke(target, lock)
+    report = pipeline.smoke(target, lock, gpu)
     console.emit_json(report.values()) if json else console.emit(report.table())
     console.note(report.summary)
     report.require_passed()

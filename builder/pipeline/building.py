@@ -6,13 +6,14 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from builder import console, files
-from builder.outputs import Cache
+from builder.outputs import Cache, Registry, is_for_one
+from builder.pipeline import cells
 from builder.pipeline.locking import Locked, current
 from builder.sources.downloads import Downloads
 from builder.units import human_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Iterator, Mapping
     from pathlib import Path
 
     from builder.assemble import Inputs
@@ -62,25 +63,68 @@ class BuildOptions:
     tag: str | None = None
     is_streamed: bool = False
     """Whether weights that are not here are read from the hub as they are needed, not fetched."""
+    gpu: str | None = None
+    """The cell to build; None: all."""
 
 
 @dataclass(frozen=True)
 class Built:
-    """An image and what it was made from."""
+    """An image, what it was made from, and where it went."""
 
     locked: Locked
     image: Image
+    outputs: tuple[Output, ...]
 
 
 def build(stack_path: Path, options: BuildOptions) -> Built:
-    """Assemble the image of a stack and bring it to every output, or to the cache if none is named.
+    """Assemble the one image of a stack, or of a cell of it, see `build_cells`.
+
+    Raises:
+        UsageError: the stack has several, and none is named.
+    """
+    names = cells.asked(stack_path, options.gpu)
+    if len(names) > 1:
+        raise cells.several(stack_path, names)
+    (built,) = build_cells(stack_path, options)
+    return built
+
+
+def build_cells(stack_path: Path, options: BuildOptions) -> Iterator[Built]:
+    """Yield every image that is asked for, once it is where the outputs say, or in the cache.
 
     Weights whose layer digest is known are fetched and read only if an output lacks the layer.
     """
-    targets = options.outputs or (Cache(),)
-    for output in targets:
+    for locked, chosen in each_cell(stack_path, options):
+        yield _build(locked, chosen)
+
+
+def each_cell(stack_path: Path, options: BuildOptions) -> Iterator[tuple[Locked, BuildOptions]]:
+    """Yield the lock of every image that is asked for, and how to build that image.
+
+    Raises:
+        UsageError: an output takes one image, and several are asked for.
+    """
+    names = cells.asked(stack_path, options.gpu)
+    if len(names) > 1 and (single := next(filter(is_for_one, options.outputs), None)):
+        raise cells.several(single, names)
+    for output in options.outputs:
         output.check()
-    locked = current(stack_path, may_lock=options.may_lock)
+    for name in names:
+        chosen = options if len(names) == 1 else _of_cell(options, name)
+        yield cells.of(stack_path, name, may_lock=options.may_lock), chosen
+
+
+def _of_cell(options: BuildOptions, gpu: str) -> BuildOptions:
+    """Tell several images apart: a tag that was given is the beginning of theirs."""
+    tag = f"{options.tag}-{gpu}" if options.tag else None
+    outputs = (
+        each.of_cell(gpu) if isinstance(each, Registry) else each for each in options.outputs
+    )
+    return replace(options, tag=tag, outputs=tuple(outputs))
+
+
+def _build(locked: Locked, options: BuildOptions) -> Built:
+    targets = options.outputs or (Cache(),)
     if options.is_streamed and locked.lock.models[0].repo is None:
         console.note("--stream: the model is in a folder of this machine, nothing is streamed")
     built = assemble(locked, options)
@@ -110,7 +154,9 @@ def forecast(stack_path: Path, options: BuildOptions) -> Forecast:
 
     for output in options.outputs:
         output.check()
-    locked, cache = current(stack_path, may_lock=False), files.cache_folder()
+    # The images of all cells have the same layers.
+    first = cells.asked(stack_path, options.gpu)[0]
+    locked, cache = cells.of(stack_path, first, may_lock=False), files.cache_folder()
     assembler = assembly.Assembler(recipe(locked.lock), Store(cache), options.compression)
     needed = assembler.needs()
     missing = fetcher.missing(locked.lock, Downloads(cache))
@@ -131,10 +177,10 @@ def assemble(locked: Locked, options: BuildOptions) -> Built:
     with console.step("files of the lock"):
         inputs = _inputs(locked, assembler.needs(), options)
     with console.step(f"{len(plan.parts)} layers"):
-        name = image_name(locked.lock, options.tag)
+        name = image_name(locked.lock, options.tag, locked.suffix)
         image = assembly.assemble(plan, assembler, inputs, name)
     layers = tuple(weights.get(layer.digest, layer) for layer in image.layers)
-    return Built(locked, replace(image, layers=layers))
+    return Built(locked, replace(image, layers=layers), options.outputs)
 
 
 def weighed(locked: Locked, options: BuildOptions) -> tuple[Locked, Mapping[Digest, Layer]]:
@@ -153,16 +199,16 @@ def weighed(locked: Locked, options: BuildOptions) -> tuple[Locked, Mapping[Dige
     inputs = _inputs(locked, assembly.unweighed(parts, memo), options)
     layers = assembly.weight_layers(parts, inputs.contents, memo)
     digests = {file.sha256: layers[part].digest for part in parts for file in part.files}
-    lock = locks.with_layers(locked.lock, digests)
+    whole = locks.with_layers(locked.whole, digests)
     by_digest = {layer.digest: layer for layer in layers.values()}
-    if lock == locked.lock:
+    if whole == locked.whole:
         return locked, by_digest
     if options.may_lock:
-        locks.write(locked.lock_path, lock)
+        locks.write(locked.lock_path, whole)
         console.note(f"{locked.lock_path}: added the digests of weight layers")
     else:
         console.warn(f"{locked.lock_path}: lacks digests of weight layers: build without --locked")
-    return replace(locked, lock=lock), by_digest
+    return replace(locked, whole=whole), by_digest
 
 
 def _inputs(locked: Locked, needed: Collection[str], options: BuildOptions) -> Inputs:

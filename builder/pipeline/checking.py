@@ -13,7 +13,7 @@ from builder.catalogue.cards import card
 from builder.errors import StackError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from builder.lock import Lock
@@ -37,15 +37,17 @@ class Checked:
         return any(verdict.word == "refused" for verdict in self.verdicts)
 
 
-def check(stack_path: Path) -> Checked:
-    """Judge every cell of a stack, by its lock where that is current.
+def check(stack_path: Path, gpus: Sequence[str] = ()) -> Checked:
+    """Judge the cells of a stack, by its lock where that is current; all if none is named.
 
     Raises:
         StackError: the file itself is wrong.
     """
     stack, line = stacks.load_with_lines(stack_path)
     lock, drift = _lock(stack_path, stack)
-    return _judged(stack_path, stack, line, subjects(stack_path, stack, lock, drift))
+    found = subjects(stack_path, stack, lock, drift)
+    chosen = tuple(each for each in found if not gpus or each.stack.target.gpu in gpus)
+    return _judged(stack_path, stack, line, chosen)
 
 
 def check_lock(stack_path: Path, lock: Lock) -> Checked:

@@ -21,11 +21,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Locked:
-    """A stack with its lock."""
+    """A stack with its lock, and which of its cells is meant."""
 
     stack_path: Path
     lock_path: Path
-    lock: Lock
+    whole: Lock
+    """What the file holds."""
+    gpu: str | None = None
+    """The cell; None: every cell, or the image for CPU."""
+
+    @property
+    def lock(self) -> Lock:
+        """The lock of what is meant."""
+        return self.whole if self.gpu is None else self.whole.cell(self.gpu)
+
+    @property
+    def suffix(self) -> str:
+        """What the tag of an image ends with: the images of a matrix share a repository."""
+        return f"-{self.gpu}" if self.gpu and len(self.whole.cells) > 1 else ""
 
     @property
     def folder(self) -> Path:

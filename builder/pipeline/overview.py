@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from builder import files, plan
 from builder import lock as locks
-from builder.pipeline import checking, planning
-from builder.pipeline.locking import current
+from builder.pipeline import cells, checking, planning
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from builder.pipeline.checking import Checked
-    from builder.pipeline.locking import Locked
     from builder.plan import Forecast, Pin
 
 
@@ -33,16 +31,13 @@ def overview(stack_path: Path, options: planning.PlanOptions) -> Overview:
 
     Raises:
         StaleLockError: its lock is not current.
+        UsageError: it is not for the GPU that is asked about.
     """
+    names = cells.asked(stack_path, options.gpu)
+    checked = checking.check(stack_path, names)
     forecast = None
-    checked = checking.check(stack_path)
     if locks.path_for(stack_path, checked.stack.name).exists():
-        forecast = planning.plan_lock(_locked(stack_path), files.cache_folder(), options)
+        # All cells have the same layers: those of the first are as good as any.
+        locked = cells.of(stack_path, names[0], may_lock=False)
+        forecast = planning.plan_lock(locked, files.cache_folder(), options)
     return Overview(checked, plan.pins(checked.verdicts[0].subject), forecast)
-
-
-def _locked(stack_path: Path) -> Locked:
-    """All cells have the same layers: those of the first are as good as any."""
-    locked = current(stack_path, may_lock=False)
-    cells = locked.lock.cells
-    return replace(locked, lock=locked.lock.cell(cells[0].name)) if cells else locked

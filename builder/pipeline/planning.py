@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder import fetch as fetcher
-from builder import files, plan
+from builder import plan
 from builder.assemble import Assembler
 from builder.digest import of_bytes
 from builder.lock import PACKER_VERSION
@@ -16,7 +16,6 @@ from builder.oci.memo import WeightMemo
 from builder.oci.profiles import profile
 from builder.oci.store import Store
 from builder.oci.weights import WeightFile, weight_layer
-from builder.pipeline.locking import Locked, current
 from builder.recipe import (
     BasePart,
     LauncherPart,
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from builder.oci.layer import Layer
+    from builder.pipeline.locking import Locked
     from builder.recipe import Recipe
 
 BANDWIDTHS = (10**9, 10**10)
@@ -57,12 +57,8 @@ class PlanOptions:
     push: str | None = None
     """Where to; None: the stack's own repository."""
     bandwidths: tuple[int, ...] = BANDWIDTHS
-
-
-def plan_stack(stack_path: Path, options: PlanOptions) -> plan.Forecast:
-    """Say what building and releasing a stack costs; no network."""
-    locked = current(stack_path, may_lock=False)
-    return plan_lock(locked, files.cache_folder(), options)
+    gpu: str | None = None
+    """The cell; None: all of them."""
 
 
 def plan_lock(locked: Locked, cache: Path, options: PlanOptions) -> plan.Forecast:

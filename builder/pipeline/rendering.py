@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING
 
 from builder import files
 from builder.errors import UsageError
-from builder.pipeline.building import BuildOptions, weighed
-from builder.pipeline.locking import Locked, current
+from builder.pipeline import cells
+from builder.pipeline.building import BuildOptions, each_cell, weighed
 from builder.sources.downloads import Downloads
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from builder.buildkit import Context, Inputs, Target
     from builder.digest import Digest
     from builder.outputs import Output
+    from builder.pipeline.locking import Locked
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class RenderOptions:
     force: bool = False
     dry_run: bool = False
     tag: str | None = None
+    gpu: str | None = None
 
 
 def render(stack_path: Path, options: RenderOptions) -> Context:
@@ -34,23 +38,32 @@ def render(stack_path: Path, options: RenderOptions) -> Context:
     from builder import buildkit
     from builder.recipe import recipe
 
-    locked = current(stack_path, may_lock=True)
+    locked = cells.one(stack_path, options.gpu, may_lock=True)
     buildkit.check_folder(recipe(locked.lock), options.folder, force=options.force)
     write = buildkit.forecast if options.dry_run else buildkit.write_context
     inputs = _context_inputs(locked, options.tag)
     return write(inputs, options.folder, standalone=options.standalone)
 
 
-def build_with_buildkit(stack_path: Path, options: BuildOptions) -> tuple[Context, Digest]:
-    """Build the image of a stack with BuildKit; into the engine, unless outputs say otherwise."""
+def build_with_buildkit(
+    stack_path: Path, options: BuildOptions
+) -> Iterator[tuple[Context, Digest]]:
+    """Yield every image that is asked for, once BuildKit has built it.
+
+    It goes into the engine, unless outputs say otherwise.
+    """
+    from builder import buildkit
+
+    buildkit.check_engine()
+    for locked, chosen in each_cell(stack_path, options):
+        yield _build(locked, chosen)
+
+
+def _build(locked: Locked, options: BuildOptions) -> tuple[Context, Digest]:
     import tempfile
 
     from builder import buildkit
 
-    for output in options.outputs:
-        output.check()
-    buildkit.check_engine()
-    locked = current(stack_path, may_lock=options.may_lock)
     inputs = _context_inputs(locked, options.tag)
     inputs.scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=inputs.scratch, ignore_cleanup_errors=True) as place:
@@ -96,7 +109,7 @@ def _context_inputs(locked: Locked, tag: str | None) -> Inputs:
     return buildkit.Inputs(
         lock=lock,
         recipe=plan,
-        name=image_name(lock, tag),
+        name=image_name(lock, tag, locked.suffix),
         base=base,
         trees=trees,
         places=places,

@@ -58,14 +58,14 @@ def model_folder(lock: Lock) -> str:
     return f"{MODELS}/{served_name(lock)}"
 
 
-def image_name(lock: Lock, tag: str | None = None) -> str:
-    """Return `repository:tag`; the tag is the engine's version unless another is given.
+def image_name(lock: Lock, tag: str | None = None, suffix: str = "") -> str:
+    """Return `repository:tag`; the tag is the engine's version with `suffix` unless one is given.
 
     Raises:
         UsageError: the tag is none (OCI distribution specification, "Pulling manifests").
     """
     repository = lock.stack.get("image", {}).get("repository") or lock.name
-    chosen = tag or str(lock.stack["engine"]["version"]).replace("+", "-")
+    chosen = tag or str(lock.stack["engine"]["version"]).replace("+", "-") + suffix
     if not _TAG.fullmatch(chosen):
         message = f"--tag: expected letters, digits, `_`, `.` and `-`, got `{chosen}`"
         raise UsageError(message)
@@ -135,13 +135,20 @@ def serve_values(lock: Lock) -> dict[str, Any]:
         "probe_port": PROBE_PORT,
         "start_budget": serve.get("start_budget", 600),
         "drain": serve.get("drain", 30),
-        "max_model_len": serve.get("max_model_len"),
+        "max_model_len": serve.get("max_model_len") or _positions(lock),
         "health": "/health",
         "routes": list(lock.engine.routes),
         "metrics": _METRICS,
         "stall": _STALL_SECONDS,
         "require": _require(lock),
     }
+
+
+def _positions(lock: Lock) -> int | None:
+    """Return the context that the model's config names: no warm-up is longer."""
+    config = lock.models[0].facts.config
+    found = config.get("max_position_embeddings")
+    return found if isinstance(found, int) and found > 0 else None
 
 
 def _require(lock: Lock) -> dict[str, Any]:
