@@ -32,6 +32,7 @@ __all__ = [
     "architectures",
     "cuda_driver",
     "debian",
+    "debians",
     "engine",
     "engines",
     "gpu",
@@ -106,7 +107,7 @@ def engine(name: str) -> Engine:
 
 def debian(name: str) -> Debian:
     """Return the Debian release of that name."""
-    return pick("Debian release", _debians(), name)
+    return pick("Debian release", debians(), name)
 
 
 @lru_cache
@@ -122,7 +123,8 @@ def registries() -> dict[str, Registry]:
 
 
 @lru_cache
-def _debians() -> dict[str, Debian]:
+def debians() -> dict[str, Debian]:
+    """Return every Debian release by name."""
     rows = dict(table("debian"))
     # The names of the table are those of packages; why each is left out stands beside it.
     skip = list(rows.pop("without-scripts"))

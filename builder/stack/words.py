@@ -6,6 +6,7 @@ import re
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, get_args
 
+from builder.catalogue import debians
 from builder.stack.credentials import is_credential
 from builder.stack.document import Document, Fault, Path, kind
 from builder.stack.model import Part, Stack
@@ -190,13 +191,25 @@ def _unknown_key(path: Path, document: Document) -> Fault:
     key, known = str(path[-1]), list(_part(path[:-1]).model_fields)
     near = get_close_matches(key.lower(), known, n=1)
     homes = [home for home in _homes(Stack, ()) if home.rpartition(".")[2] == key]
-    if near:
+    if key == "python":
+        hint = _python(document.get(*path))
+    elif near:
         hint = f"did you mean `{near[0]}`?"
     elif homes:
         hint = f"did you mean {choose(quoted(homes))}?"
     else:
         hint = f"known keys: {', '.join(known)}"
     return Fault(document.line(path), path[:-1], f"unknown key {shown(key)}", hint)
+
+
+def _python(asked: Any) -> str:
+    """Python is not chosen apart: say which suite has the one that is asked for, if any has."""
+    suites = {name: suite.python for name, suite in debians().items()}
+    fits = [name for name, python in suites.items() if str(asked).startswith(python)]
+    if fits:
+        return f"Python is the suite's own: write debian: {fits[0]}"
+    known = ", ".join(f"{name} has {python}" for name, python in suites.items())
+    return f"no suite has Python {asked}; it is the suite's own: {known}"
 
 
 def _example(path: Path) -> str:
