@@ -12,7 +12,7 @@ from typing import Any
 from builder.units import GIB
 
 _TABLE = "memory_logs.toml"
-_AMOUNTS = ("total", "weights", "activation", "non_torch", "graphs", "kv")
+_AMOUNTS = ("total", "weights", "activation", "non_torch", "graphs", "expected", "kv", "free")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,10 @@ class MemoryLog:
     activation_bytes: int | None = None
     non_torch_bytes: int | None = None
     graphs_bytes: int | None = None
+    expected_bytes: int | None = None
+    """What the engine expected graphs to take, and from 0.20 on takes from the budget."""
+    free_bytes: int | None = None
+    """What was free before the engine took anything."""
     kv_bytes: int | None = None
     kv_tokens: int | None = None
     tensor_parallel: int = 1
@@ -43,6 +47,12 @@ class MemoryLog:
     kv_cache_dtype: str = "auto"
     legacy: bool | None = None
     """Version 0 of the engine, where both were there."""
+    capability: str = ""
+    """Compute capability of the GPU."""
+    linked: bool = True
+    """NVLink joins the GPUs."""
+    eager: bool = False
+    """No graphs."""
     note: str = ""
 
     @property
@@ -70,17 +80,17 @@ def memory_logs() -> MemoryLogs:
     table = tomllib.loads((Path(__file__).parent / _TABLE).read_text(encoding="utf-8"))
     return MemoryLogs(
         models={name: row["config"] for name, row in table["models"].items()},
-        logs=tuple(map(_log, table["logs"])),
-        unplaced=tuple(map(_log, table["unplaced"])),
+        logs=tuple(_log(row, table["gpus"]) for row in table["logs"]),
+        unplaced=tuple(_log(row, table["gpus"]) for row in table["unplaced"]),
         dropped={row["address"]: row["defect"] for row in table["dropped"]},
     )
 
 
-def _log(row: dict[str, Any]) -> MemoryLog:
-    """Return a row with its GiB as bytes."""
+def _log(row: dict[str, Any], gpus: dict[str, Any]) -> MemoryLog:
+    """Return a row with its GiB as bytes, and what its GPU can do."""
     names = {f"{name}_gib": f"{name}_bytes" for name in _AMOUNTS}
     fields: dict[str, Any] = {
         names.get(key, key): round(value * GIB) if key in names else value
         for key, value in row.items()
     }
-    return MemoryLog(**fields)
+    return MemoryLog(**fields, **gpus[row["gpu"]])

@@ -14,12 +14,13 @@ from builder.memory.answers import (
 from builder.memory.asked import of_serve, of_stack
 from builder.memory.cache import CacheFormat, Layout, layout, token_bytes
 from builder.memory.card import of_card
+from builder.memory.config import from_config
 from builder.memory.cpu import CpuForecast, on_cpu
 from builder.memory.deployment import Device, Serving
 from builder.memory.engine import Limits, Tier, engine
 from builder.memory.forecast import Forecast, can_split, forecast
 from builder.memory.lock import of_lock, of_model
-from builder.memory.shape import Experts, Latent, ModelShape, Recurrent, from_config
+from builder.memory.shape import Experts, Latent, ModelShape, Recurrent
 from builder.memory.weights import Split, replicated_bytes, weight_bytes
 
 __all__ = [

@@ -5,8 +5,9 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from builder.memory.config import is_encoder
 from builder.memory.formats import named_format
-from builder.memory.shape import Experts, Latent, ModelShape, is_encoder
+from builder.memory.shape import Experts, Latent, ModelShape, Tower
 
 if TYPE_CHECKING:
     from builder.catalogue.cards import ModelCard
@@ -21,6 +22,14 @@ _DRAFT_LAYERS = {"DeepseekV3ForCausalLM": 1}
 
 _ROTARY_TABLES = {"Gemma3ForConditionalGeneration": 9}
 """Of `context` rows: one stretched eightfold, and one for the layers with a window."""
+
+_TOWERS = {
+    ("Qwen2_5_VLForConditionalGeneration", layers): Tower(1280, width, 4, 16384, videos=True)
+    for layers, width in ((28, 3420), (64, 3456), (80, 3456))
+}
+"""Width and depth of a tower do not follow from its parameters: arXiv 2502.13923, table 1."""
+_WHOLE_TOWERS = frozenset({"Mistral3ForConditionalGeneration"})
+"""Their own files load a tower for images that is not cut over GPUs."""
 
 
 @lru_cache(maxsize=256)
@@ -51,10 +60,13 @@ def of_card(card: ModelCard) -> ModelShape:
         window_tokens=card.window,
         draft_layers=_DRAFT_LAYERS.get(card.architecture, 0),
         vision_parameters=card.vision_parameters,
+        tower=_TOWERS.get((card.architecture, card.layers)),
+        vision_split=card.architecture not in _WHOLE_TOWERS or bool(card.scheme),
         max_positions=card.context,
         rotary_rows=0 if encodes else card.context * _ROTARY_TABLES.get(card.architecture, 1),
         stored_bytes=card.tensor_bytes,
         cached=not encodes,
+        architecture=card.architecture,
         pools=card.task == "embedding",
     )
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from builder.memory.engine import Engine, Limits, Tier, engine
+from builder.memory.fitted import fitted
 from builder.memory.shape import as_loaded
 from builder.memory.weights import Split
 from builder.units import GIB
@@ -14,13 +15,11 @@ if TYPE_CHECKING:
     from builder.catalogue import Gpu
     from builder.memory.shape import ModelShape
 
-_CONTEXT_BYTES = round(0.6 * GIB)
-"""What the driver's context takes of a GPU before the engine measures what is free, at most."""
 _HOST_BYTES = 16 * GIB
 """What system and programs take of a memory that they share with the GPU: a DGX Spark has 101 to
 102 of 121.7 GiB free after its start (its row in gpus.toml), and most of that was let go."""
 _SMALL = ("A100", "A800")
-_SPARK = "12.1"
+_SPARK, _LINKED = "12.1", "nvlink"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +32,20 @@ class Device:
     """Such as `9.0`; empty where it is not known."""
     unified: bool = False
     """Its memory is the host's."""
+    linked: bool = True
+    """NVLink joins it to its neighbours: only then does NCCL keep large buffers."""
 
     @classmethod
     def of(cls, gpu: Gpu) -> Device:
         """Return a GPU of the catalogue."""
-        return cls(gpu.title, gpu.usable_bytes, gpu.compute_capability, gpu.unified)
+        return cls(
+            gpu.title, gpu.usable_bytes, gpu.compute_capability, gpu.unified, gpu.link == _LINKED
+        )
 
-    @property
-    def free_bytes(self) -> int:
-        """What is free when the engine starts alone: it refuses to start if asked for more."""
-        return self.total_bytes - (_HOST_BYTES if self.unified else _CONTEXT_BYTES)
+    def free_bytes(self, split: Split) -> int:
+        """Return what is free when an engine starts alone: asked for more, it refuses to."""
+        joined = fitted().joined_bytes if split.tensor > 1 and self.linked else 0
+        return self.total_bytes - joined - (_HOST_BYTES if self.unified else fitted().driver_bytes)
 
     @property
     def tier(self) -> Tier:

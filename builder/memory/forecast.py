@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from builder.errors import StackError
 from builder.memory.cache import CacheFormat, Layout, layout
+from builder.memory.start import Start
 from builder.memory.weights import weight_bytes
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ class Forecast:
     """The memory of one GPU: the fullest one, where several share a model."""
 
     device: Device
+    free_bytes: int
+    """What is free on the device when the engine starts alone."""
     budget_bytes: int
     """What the engine may take; with a cache of a size that was asked for, what it will take."""
     weights_bytes: int
@@ -60,13 +63,13 @@ class Forecast:
     @property
     def excess_bytes(self) -> int:
         """Bytes of the budget beyond what is free at the start: above zero it is refused."""
-        return max(0, self.budget_bytes - self.device.free_bytes)
+        return max(0, self.budget_bytes - self.free_bytes)
 
     @property
     def beyond_bytes(self) -> int:
         """Free bytes that are left beside the budget, and beside graphs that it does not hold."""
         outside = 0 if self.graphs_counted else self.graphs_bytes
-        return self.device.free_bytes - self.budget_bytes - outside
+        return self.free_bytes - self.budget_bytes - outside
 
     @property
     def fits(self) -> bool:
@@ -102,24 +105,28 @@ def forecast(shape: ModelShape, serving: Serving, device: Device) -> Forecast:
         raise fault
     shape = serving.loaded(shape)
     version, limits, split = serving.engine, serving.limits(shape, device), serving.split
-    cache = layout(shape, split, _cache_format(shape, serving))
+    form = _cache_format(shape, serving)
+    cache = layout(shape, split, form)
     request = cache.request_bytes(serving.context_tokens, limits.batched_tokens)
     weights = max(0, weight_bytes(shape, split) - serving.offload_bytes)
-    activation = version.activation_bytes(shape, split, limits)
-    outside = version.outside_bytes(split)
-    graphs = 0 if serving.eager else version.graph_bytes(shape, split, limits)
+    start = Start(
+        version, shape, split, limits, device.capability, form.element_bytes, serving.context_tokens
+    )
+    activation, outside = start.activation_bytes, version.outside_bytes(split, linked=device.linked)
+    graphs = 0 if serving.eager or not shape.cached else start.graph_bytes
     budget = int(device.total_bytes * (serving.utilisation or version.utilisation))
     fixed = serving.cache_bytes is not None
     if serving.cache_bytes is not None:
         budget = weights + activation + outside + graphs + serving.cache_bytes
     return Forecast(
         device=device,
+        free_bytes=device.free_bytes(split),
         budget_bytes=budget,
         weights_bytes=weights,
         activation_bytes=activation,
         outside_bytes=outside,
         graphs_bytes=graphs,
-        graphs_counted=version.counts_graphs or fixed,
+        graphs_counted=version.counts_graphs(shape) or fixed,
         layout=cache,
         request_bytes=request,
         needed_bytes=serving.requests * request,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from builder.errors import StackError
 from builder.memory.asked import of_serve
-from builder.memory.shape import from_config
+from builder.memory.config import from_config
 
 if TYPE_CHECKING:
     from builder.lock import Lock

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from builder.memory.allocator import slack_bytes
+
 if TYPE_CHECKING:
     from builder.memory.shape import ModelShape, Recurrent
 
@@ -30,6 +32,11 @@ def weight_bytes(shape: ModelShape, split: Split) -> int:
     Sizes come from the shape; where the files were read, they are scaled to what these hold, so
     that only the split rests on the shape.
     """
+    return _exact(shape, split) + slack_bytes(shape, split)
+
+
+def _exact(shape: ModelShape, split: Split) -> int:
+    """Return the same without what the allocator adds."""
     scale = 1.0
     if shape.stored_bytes:
         # Files hold drafts, which are not loaded, and widths as they are, which are rounded up.
@@ -41,9 +48,7 @@ def weight_bytes(shape: ModelShape, split: Split) -> int:
 
 def replicated_bytes(shape: ModelShape, split: Split) -> int:
     """Return the bytes that one GPU holds beyond its share: the price of the split."""
-    return weight_bytes(shape, split) - weight_bytes(shape, Split()) // (
-        split.tensor * split.pipeline
-    )
+    return _exact(shape, split) - _exact(shape, Split()) // (split.tensor * split.pipeline)
 
 
 def _stored(shape: ModelShape, split: Split) -> float:
@@ -54,7 +59,8 @@ def _stored(shape: ModelShape, split: Split) -> float:
     tables = 1 if shape.tied or split.pipeline > 1 else 2
     layers = -(-shape.layers // split.pipeline)
     share = layers / shape.layers
-    vision = shape.vision_parameters * shape.dtype_bytes / split.tensor
+    towers = split.tensor if shape.vision_split else 1
+    vision = shape.vision_parameters * shape.dtype_bytes / towers
     return tables * table + share * _layers(shape, split) + vision
 
 
