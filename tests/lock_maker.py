@@ -2,10 +2,11 @@
 
 import datetime
 import hashlib
-from typing import Any
+from typing import Any, Literal
 
 from builder.lock import (
     Base,
+    Code,
     DebianPackage,
     Engine,
     Facts,
@@ -86,6 +87,11 @@ H100 = Gpu(
     cuda="13.0",
     driver="580",
 )
+
+
+def code(architectures: str, ptx: str = "", origin: Literal["catalogue", "read"] = "read") -> Code:
+    given = tuple(architectures.split()), tuple(ptx.split())
+    return Code(architectures=given[0], ptx=given[1], origin=origin)
 
 
 def lock(stack: dict[str, Any] | None = None, **parts: Any) -> Lock:

@@ -22,6 +22,7 @@ from tests.lock_maker import (
     H100,
     MAY,
     base,
+    code,
     digest,
     lock,
     model,
@@ -38,6 +39,10 @@ ODD = 'quote " back\\slash\nline\ttab \u2028 ünï 模型 # [x] = \r'
 LOCKS: dict[str, Lock] = {
     "small": lock(),
     "gpu": lock(gpu=H100),
+    "GPU code": lock(
+        gpu=H100,
+        code={"vllm": code("75 80 90a 100f", "80", "catalogue"), "acme": code("", "90")},
+    ),
     "no wheels": lock(wheels=()),
     "wheel of a folder": lock(
         wheels=(wheel("torch", "2.13.0+cpu").model_copy(update={"uploaded": None}),)
@@ -119,6 +124,34 @@ def test_what_is_absent_is_left_out() -> None:
     read = locks.loads(locks.dumps(made), "x")
     assert read.models[0].facts.config == {"hidden_size": 1}
     assert locks.drift(read, stack_values(**nested), made.pins) == ()
+
+
+def test_code_stands_in_order_and_has_no_table_where_there_is_none() -> None:
+    one = lock(code={"b": code("100 90 90a", "80"), "a": code("100f 100a 100")})
+    other = lock(code={"a": code("100 100a 100f"), "b": code("90 90a 100", "80")})
+    assert locks.dumps(one) == locks.dumps(other)
+    table = tomllib.loads(locks.dumps(one))["tool"]["builder"]["code"]
+    assert list(table) == ["a", "b"]
+    assert table["b"] == {"architectures": ["90", "90a", "100"], "ptx": ["80"], "origin": "read"}
+    assert "code" not in tomllib.loads(locks.dumps(lock()))["tool"]["builder"]
+
+
+@pytest.mark.parametrize("name", ["sm_90", "90b", "9", "", "090"])
+def test_an_architecture_is_a_number_and_a_letter(name: str) -> None:
+    text = locks.dumps(lock(code={"a": code("90")}))
+    message, hint = refused(redigested(text.replace('["90"]', f'["{name}"]')))
+    assert message.startswith("pylock.demo.toml: code.a.architectures.0: ")
+    assert hint == RESTORE
+
+
+def test_code_that_a_lock_has_stays() -> None:
+    made = lock(code={"b": code("90", origin="catalogue")})
+    both = locks.with_code(made, {"b": code("80"), "a": code("75")})
+    assert both.code == {"a": code("75"), "b": code("90", origin="catalogue")}
+    assert list(both.code) == ["a", "b"]
+    assert locks.changes(made, both) == ("GPU code of a: not there -> 75",)
+    more = lock(code={"b": code("90", "80 90")})
+    assert locks.changes(made, more) == ("GPU code of b: 90 -> 90 ptx80 ptx90",)
 
 
 def test_the_date_is_the_newest_of_the_pins() -> None:

@@ -195,7 +195,9 @@ def _tool(lock: Lock) -> Table:
         "version": LOCK_VERSION,
         "digest": f"sha256:{_NO_DIGEST}",
         "source-date-epoch": lock.source_date_epoch,
-        **lock.model_dump(exclude={"wheels"}, exclude_none=True),
+        **lock.model_dump(
+            exclude={"wheels"} if lock.code else {"wheels", "code"}, exclude_none=True
+        ),
     }
     tool = tomlkit.table(is_super_table=True)
     tool.add("builder", _table(ours))
