@@ -148,7 +148,13 @@ def build(stack: SmallStack, *, may_lock: bool = True) -> Lock:
     return pipeline.build(stack.path, BuildOptions(may_lock=may_lock)).locked.lock
 
 
-@pytest.mark.parametrize("command", [fetch, build])
+def render(stack: SmallStack) -> Lock:
+    folder = stack.path.parent / "context"
+    pipeline.render(stack.path, pipeline.RenderOptions(folder, force=True))
+    return stack.lock
+
+
+@pytest.mark.parametrize("command", [fetch, build, render])
 def test_a_command_completes_the_lock(
     stack: SmallStack, command: Callable[[SmallStack], Lock], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -161,7 +167,7 @@ def test_a_command_completes_the_lock(
     assert told not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", [fetch, build])
+@pytest.mark.parametrize("command", [fetch, build, render])
 def test_a_command_refuses_other_code(
     stack: SmallStack, command: Callable[[SmallStack], Lock]
 ) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from builder.catalogue import code as catalogue
 from builder.catalogue import releases
+from builder.pipeline import storing
 from builder.sources import cubins
 from builder.sources.cubins import CodeMemo, Object
 from tests import fatbin_maker as maker
@@ -172,6 +173,19 @@ def test_a_damaged_record_is_no_knowledge(tmp_path: Path, damage: object) -> Non
     damage(record)
     path.write_text(json.dumps(record))
     assert memo.recall(SHA256) is None
+
+
+def test_a_look_at_the_cache_finds_a_damaged_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BUILDER_CACHE", str(tmp_path))
+    CodeMemo(tmp_path).remember(SHA256, OBJECTS)
+    storing.verify_store(is_quick=False, dry_run=False).require_whole()
+    (path,) = (tmp_path / "code").iterdir()
+    path.write_text(path.read_text().replace('"90a": 1', '"90a": 2'))
+    found = storing.verify_store(is_quick=True, dry_run=False)
+    assert [damage.item.path for damage in found.damages] == [path]
+    assert not path.exists()
 
 
 def test_where_nothing_can_be_written_nothing_is_remembered(tmp_path: Path) -> None:

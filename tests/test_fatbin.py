@@ -136,6 +136,13 @@ def test_what_follows_a_lie_is_found() -> None:
         assert read(maker.elf() + lie + sound) == ["90"]
 
 
+def test_a_stream_that_ends_too_early_is_noticed() -> None:
+    data = maker.container(maker.entry("80", bytes(1 << 15)))
+    short = io.BytesIO(data[: 1 << 14])
+    with pytest.raises(EOFError, match="shorter than it says"):
+        list(fatbin.parts(Window(short.read, len(data))))
+
+
 def test_random_bytes_hold_nothing() -> None:
     noise = random.Random(7)  # noqa: S311 - the same bytes in every run
     pieces = [fatbin.MAGIC + noise.randbytes(noise.randrange(200)) for _ in range(3000)]

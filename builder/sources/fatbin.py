@@ -87,13 +87,18 @@ class Window:
         return self._data[self._at : self._at + count]
 
     def skip(self, count: int) -> None:
-        """Go on by `count` bytes, or to the end."""
+        """Go on by `count` bytes.
+
+        Raises:
+            EOFError: there are fewer.
+        """
         self.left -= count
         while count > len(self._data) - self._at:
             count -= len(self._data) - self._at
             self._data, self._at = b"", 0
             if not self._more():
-                return
+                message = "the file is shorter than it says"
+                raise EOFError(message)
         self._at += count
 
     def find(self, needle: bytes) -> bool:
