@@ -54,8 +54,15 @@ def relock(session: nox.Session) -> None:
 
 @nox.session(default=False, tags=["update"])
 def catalogue(session: nox.Session) -> None:
-    """Compare the catalogue with the package index; `-- write` writes what is known to differ."""
+    """Compare the catalogue with the package index; `-- write` writes what is known to differ.
+
+    `-- read vllm==0.20.2` compares it with the GPU code inside: hundreds of megabytes a wheel.
+    """
     session.install("-e.")
+    if "read" in session.posargs:
+        names = [each for each in session.posargs if each != "read"]
+        session.run("python", "-m", "builder.sources.catalogue_code", *names)
+        return
     check = () if "write" in session.posargs else ("--check",)
     session.run("python", "-m", "builder.sources.catalogue_refresh", *check)
 

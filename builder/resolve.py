@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from builder import catalogue, console
-from builder.catalogue import routes
+from builder.catalogue import code, routes
 from builder.catalogue.nearest import nearest
 from builder.errors import StackError, UsageError
-from builder.lock import Base, DebianPackage, Engine, Gpu, Lock, Model, Suite, Wheel
+from builder.lock import Base, Code, DebianPackage, Engine, Gpu, Lock, Model, Suite, Wheel
 from builder.sources import debian, models, own, wheels
 from builder.stack import Stack, canonical, from_canonical
 
@@ -78,6 +78,7 @@ def resolve(request: Request, downloads: Downloads) -> Lock:
         cells=_cells(stack, chosen),
         base=base,
         wheels=chosen,
+        code=_code(request, chosen),
         models=(model,),
         pins=own.pins(),
     )
@@ -202,6 +203,31 @@ def _wheels(request: Request, asked: _Debian) -> tuple[Wheel, ...]:
                 upgrade=tuple(name for name in request.upgrade if name in names),
             )
         )
+
+
+def _code(request: Request, chosen: tuple[Wheel, ...]) -> dict[str, Code]:
+    """Return what the catalogue knows of each wheel, else what an earlier fetch read in it."""
+    if catalogue.engine(request.stack.engine.name).accelerator != "cuda":
+        return {}
+    rows: dict[str, Code] = {}
+    for wheel in chosen:
+        if (known := code.known(wheel.sha256)) is not None:
+            rows[wheel.name] = Code(
+                architectures=known.architectures, ptx=known.ptx, origin="catalogue"
+            )
+        elif (earlier := _read_before(request, wheel)) is not None:
+            rows[wheel.name] = earlier
+    return rows
+
+
+def _read_before(request: Request, wheel: Wheel) -> Code | None:
+    previous = request.previous
+    if previous is None or wheel not in previous.wheels:
+        return None
+    if request.moves("wheels") or wheel.name in request.upgrade:
+        return None
+    row = previous.code.get(wheel.name)
+    return row if row is not None and row.origin == "read" else None
 
 
 def _model(request: Request, downloads: Downloads) -> Model:

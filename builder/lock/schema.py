@@ -8,10 +8,12 @@ projection of it, and nobody reads the stack file again: the lock holds a canoni
 from __future__ import annotations
 
 import datetime
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from packaging.utils import parse_wheel_filename
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+
+from builder.catalogue.code import ordered
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,6 +24,7 @@ PACKER_VERSION = 1
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 LayerDigest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
+Architecture = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{1,2}[af]?$")]
 Commit = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
 Named = TypeVar("Named", "Wheel", "DebianPackage")
 Filed = TypeVar("Filed", bound="ModelFile")
@@ -52,6 +55,10 @@ def _by_name(items: tuple[Named, ...]) -> tuple[Named, ...]:
 
 def _by_path(items: tuple[Filed, ...]) -> tuple[Filed, ...]:
     return tuple(sorted(items, key=lambda item: item.path))
+
+
+def _by_key(rows: dict[str, Code]) -> dict[str, Code]:
+    return dict(sorted(rows.items()))
 
 
 class Wheel(Part):
@@ -156,6 +163,17 @@ class Gpu(Part):
     """Oldest driver that runs them."""
 
 
+class Code(Part):
+    """The GPU code in a wheel that decides on which GPUs it runs."""
+
+    architectures: Annotated[tuple[Architecture, ...], AfterValidator(ordered)]
+    """Compiled for: `80`, `90a` for that capability alone, `100f` for a family."""
+    ptx: Annotated[tuple[Architecture, ...], AfterValidator(ordered)] = ()
+    """What a driver as new as the toolkit compiles for newer GPUs."""
+    origin: Literal["catalogue", "read"]
+    """Whether the catalogue knew the wheel, or it was read when it was fetched."""
+
+
 class Pins(Part):
     """Our own parts that shape the image."""
 
@@ -180,6 +198,8 @@ class Lock(Part):
     """What differs between the GPUs, in the order of the stack; none for CPU."""
     base: Base
     wheels: Annotated[tuple[Wheel, ...], AfterValidator(_by_name)]
+    code: Annotated[dict[str, Code], AfterValidator(_by_key)] = Field(default_factory=dict)
+    """What wheels carry of it, by name; one without GPU code, or of no consequence, has no row."""
     models: tuple[Model, ...]
     pins: Pins
 
@@ -238,3 +258,8 @@ def with_layers(lock: Lock, layers: Mapping[str, str]) -> Lock:
         for model in lock.models
     ]
     return lock.model_copy(update={"models": tuple(models)})
+
+
+def with_code(lock: Lock, found: Mapping[str, Code]) -> Lock:
+    """Return the lock with the GPU code of wheels, by name; what it says already stays."""
+    return lock.model_copy(update={"code": _by_key({**found, **lock.code})})

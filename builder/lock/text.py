@@ -202,7 +202,9 @@ def _tool(lock: Lock) -> Table:
         "version": LOCK_VERSION,
         "digest": f"sha256:{_NO_DIGEST}",
         "source-date-epoch": lock.source_date_epoch,
-        **lock.model_dump(exclude={"wheels"}, exclude_none=True),
+        **lock.model_dump(
+            exclude={"wheels"} if lock.code else {"wheels", "code"}, exclude_none=True
+        ),
     }
     cells = {cell.pop("name"): cell for cell in ours.pop("cells")}
     if cells:

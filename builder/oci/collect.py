@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 DAY = 86400.0
 _MARGIN_SECONDS = 1.0
 """Two things at the same tick of a file system's clock have no order."""
-_KEPT = ("weights", "collisions", "places", "other")
+_KEPT = ("weights", "collisions", "code", "places", "other")
 """What a limit of size does not take: some hundred bytes each, and hours of work in them."""
 
 Reason = Literal["left by a killed run", "nothing refers to it", "not used for long", "over size"]

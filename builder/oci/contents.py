@@ -21,6 +21,7 @@ Kind = Literal[
     "layers",
     "collisions",
     "weights",
+    "code",
     "indexes",
     "places",
     "rootfs",
@@ -39,6 +40,7 @@ _FILES: dict[str, Kind] = {
     RECORDS: "layers",
     "collisions": "collisions",
     "weights": "weights",
+    "code": "code",
     "indexes": "indexes",
     "places": "places",
 }
@@ -117,7 +119,7 @@ def _used(kind: Kind, path: Path, status: os.stat_result) -> float:
     What is used by its name only is touched then.  Small files are used by reading them, which
     the time of access tells, to the day, on file systems that keep it.
     """
-    if kind in ("collisions", "weights", "indexes", "places"):
+    if kind in ("collisions", "weights", "code", "indexes", "places"):
         return max(status.st_mtime, status.st_atime)
     if kind == "sandbox":
         # The cache of an image's engine is used whenever the image is.

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 BLOBS, RECORDS = "blobs/sha256", "layers"
-_WRITTEN = (BLOBS, RECORDS, "collisions", "weights", "indexes", "places", "running")
+_WRITTEN = (BLOBS, RECORDS, "collisions", "weights", "code", "indexes", "places", "running")
 """Folders in which files appear by a rename."""
 _CHEAP = 1 << 20
 """Bytes up to which a blob is read when it is recalled: it takes less than opening it did."""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _BLOCK = 1 << 20
 _BY_DIGEST = ("downloads", "blobs", "indexes")
 """Kinds whose files are named after their sha256."""
-_RECORDS = ("layers", "weights", "collisions")
+_RECORDS = ("layers", "weights", "collisions", "code")
 
 
 @dataclass(frozen=True)

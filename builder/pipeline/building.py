@@ -38,6 +38,7 @@ def fetch(stack_path: Path, into: Path | None = None) -> tuple[Locked, dict[str,
     for model in locked.lock.models:
         for file in model.files:
             local.check(places[file.sha256], file)
+    locked = _examined(locked, places, may_lock=True)
     if into is not None:
         fetcher.export(locked.lock, places, into)
         files.write_atomic(into / locked.lock_path.name, locked.lock_path.read_bytes())
@@ -172,6 +173,8 @@ def assemble(locked: Locked, options: BuildOptions) -> Built:
     store = Store(files.cache_folder())
     store.begin()
     locked, weights = weighed(locked, options)
+    needed = assembly.Assembler(recipe(locked.lock), store, options.compression).needs()
+    locked = examined(locked, needed, may_lock=options.may_lock)
     plan = recipe(locked.lock)
     assembler = assembly.Assembler(plan, store, options.compression)
     with console.step("files of the lock"):
@@ -209,6 +212,44 @@ def weighed(locked: Locked, options: BuildOptions) -> tuple[Locked, Mapping[Dige
     else:
         console.warn(f"{locked.lock_path}: lacks digests of weight layers: build without --locked")
     return replace(locked, whole=whole), by_digest
+
+
+def examined(locked: Locked, needed: Collection[str], *, may_lock: bool) -> Locked:
+    """Read the GPU code of the wheels among `needed`, and complete the lock with what it lacks.
+
+    A wheel of which neither the lock nor the cache tells is fetched and read too: the lock is what
+    an image names, so what it is completed with must not depend on what this machine needs.
+    """
+    from builder import fetch as fetcher
+    from builder.sources import code_check
+    from builder.sources.cubins import CodeMemo
+
+    lock, cache = locked.lock, files.cache_folder()
+    if not code_check.concerns(lock):
+        return locked
+    wanted = {*needed, *code_check.unknown(lock, CodeMemo(cache))}
+    wheels = {wheel.sha256 for wheel in lock.wheels} & wanted
+    places = fetcher.fetch(lock, locked.folder, Downloads(cache), wheels)
+    return _examined(locked, places, may_lock=may_lock)
+
+
+def _examined(locked: Locked, places: Mapping[str, Path], *, may_lock: bool) -> Locked:
+    from builder import lock as locks
+    from builder.sources import code_check
+    from builder.sources.cubins import CodeMemo
+
+    if not code_check.concerns(locked.whole):
+        return locked
+    whole = code_check.examine(locked.whole, places, CodeMemo(files.cache_folder()))
+    names = ", ".join(sorted(whole.code.keys() - locked.whole.code.keys()))
+    if not names:
+        return locked
+    if may_lock:
+        locks.write(locked.lock_path, whole)
+        console.note(f"{locked.lock_path}: added the GPU code that was read in {names}")
+    else:
+        console.warn(f"{locked.lock_path}: lacks the GPU code of {names}: build without --locked")
+    return replace(locked, whole=whole)
 
 
 def _inputs(locked: Locked, needed: Collection[str], options: BuildOptions) -> Inputs:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from builder import console, rules
 from builder import lock as locks
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from builder.lock import Lock
+    from builder.catalogue.cards import ModelCard
+    from builder.lock import Facts, Lock
     from builder.rules import ModelFacts, Severity, Subject, Verdict
     from builder.stack import Stack
 
@@ -135,7 +136,7 @@ def _model(stack_path: Path, stack: Stack, lock: Lock | None) -> ModelFacts | No
         locked = lock.models[0]
         name = locked.repo or str(asked.path)
         facts, known = locked.facts, card(locked.repo) if locked.repo else None
-        return rules.of_config(name, facts.config, facts.tensor_bytes, "lock", known)
+        return _facts(name, facts, "lock", known)
     if asked.repo is not None:
         return rules.of_repo(asked.repo)
     return _folder(stack_path.parent / str(asked.path), str(asked.path))
@@ -155,4 +156,14 @@ def _folder(folder: Path, name: str) -> ModelFacts | None:
     if not isinstance(config, dict):
         message = f"{path}: expected an object, got {type(config).__name__}"
         raise StackError(message, "a model folder has the config.json of its repository")
-    return rules.of_config(name, model_facts.facts(config, ()).config, None, "folder")
+    return _facts(name, model_facts.facts(config, ()), "folder", None)
+
+
+def _facts(
+    name: str, facts: Facts, origin: Literal["lock", "folder"], known: ModelCard | None
+) -> ModelFacts | None:
+    """A config without what the forecast needs is as good as none: a rule says so."""
+    try:
+        return rules.of_config(name, facts.config, facts.tensor_bytes or None, origin, known)
+    except StackError:
+        return None

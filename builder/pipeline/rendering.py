@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from builder import files
 from builder.errors import UsageError
 from builder.pipeline import cells
-from builder.pipeline.building import BuildOptions, each_cell, weighed
+from builder.pipeline.building import BuildOptions, each_cell, examined, weighed
 from builder.sources.downloads import Downloads
 
 if TYPE_CHECKING:
@@ -98,10 +98,13 @@ def _context_inputs(locked: Locked, tag: str | None) -> Inputs:
     from builder.oci.store import Store
     from builder.recipe import image_name, recipe
 
-    lock, cache = weighed(locked, BuildOptions())[0].lock, files.cache_folder()
-    plan = recipe(lock)
+    cache = files.cache_folder()
     store = Store(cache)
     store.begin()
+    locked = weighed(locked, BuildOptions())[0]
+    needed = ContextParts(recipe(locked.lock), store).needs()
+    lock = examined(locked, needed, may_lock=True).lock
+    plan = recipe(lock)
     parts = ContextParts(plan, store)
     places = fetcher.fetch(lock, locked.folder, Downloads(cache), parts.needs())
     base, trees = parts.layers(places)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from builder import catalogue
 from builder.catalogue.cards import card
+from builder.catalogue.code import carrier
 from builder.catalogue.releases import releases, torch_releases
 from builder.rules.change import Move, changed
 from builder.rules.model import ModelFacts, of_card
@@ -122,13 +123,15 @@ class Subject:
 
     def locked_code(self, distribution: str) -> tuple[str, ...] | None:
         """Return which GPU code the lock says a wheel has; None where it says nothing."""
-        del distribution
-        return None
+        code = self.lock.code.get(distribution) if self.lock else None
+        return code.architectures if code else None
 
     @property
     def carriers(self) -> tuple[str, ...]:
-        """Locked distributions that carry GPU code."""
-        return ()
+        """Locked distributions that are known to carry GPU code."""
+        wheels = self.lock.wheels if self.lock else ()
+        rows = ((wheel.name, carrier(wheel.name)) for wheel in wheels)
+        return tuple(name for name, row in rows if row and row.decides)
 
     def after(self, move: Move) -> Subject:
         """Return the subject after a move; facts that the move leaves true are kept."""

@@ -8,7 +8,6 @@ except for new releases, whose cubins somebody has to read first.
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import sys
@@ -25,8 +24,8 @@ from packaging.version import Version
 
 from builder import catalogue, console, files
 from builder.catalogue import tables
-from builder.errors import ResolveError
 from builder.sources import index, web
+from builder.sources.ranges import Ranges
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
     from pypi_simple import DistributionPackage
 
 _PARALLEL = 8
-_BLOCK = 1 << 16
 _X86 = "x86_64"
 _VLLM_PINS = {
     "torch": "torch",
@@ -216,46 +214,9 @@ def _metadata(package: DistributionPackage) -> bytes:
     try:
         return web.read(url + ".metadata")
     except web.NotFoundError:
-        with zipfile.ZipFile(_Ranges(url)) as wheel:
+        with zipfile.ZipFile(Ranges(url)) as wheel:
             name = next(each for each in wheel.namelist() if each.endswith(".dist-info/METADATA"))
             return wheel.read(name)
-
-
-class _Ranges(io.RawIOBase):
-    """A remote file of which only what is asked for is read."""
-
-    def __init__(self, url: str) -> None:
-        super().__init__()
-        self._url, self._size, self._at = url, web.size(url), 0
-        self._known, self._begins = b"", 0
-
-    def seekable(self) -> bool:
-        return True
-
-    def readable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = offset + (0, self._at, self._size)[whence]
-        return self._at
-
-    def read(self, count: int = -1) -> bytes:
-        end = self._size if count < 0 else min(self._at + count, self._size)
-        if not self._begins <= self._at <= end <= self._begins + len(self._known):
-            self._load(max(end - self._at, _BLOCK))
-        start = self._at - self._begins
-        self._at = end
-        return self._known[start : end - self._begins]
-
-    def _load(self, count: int) -> None:
-        with web.opened(self._url, self._at) as (body, begins):
-            if begins != self._at:
-                message = f"{web.redacted(self._url)}: serves no ranges"
-                raise ResolveError(message, "use an index that offers METADATA beside its wheels")
-            self._known, self._begins = body.read(count), begins
 
 
 def _glibc(filename: str) -> str:
