@@ -54,7 +54,7 @@ def relock(session: nox.Session) -> None:
 
 @nox.session(default=False, tags=["update"])
 def catalogue(session: nox.Session) -> None:
-    """Compare the catalogue with the package index; `-- write` writes what is known to differ.
+    """Compare the catalogue with the index and its wheels; `-- write` writes what is known.
 
     `-- read vllm==0.20.2` compares it with the GPU code inside: hundreds of megabytes a wheel.
     """

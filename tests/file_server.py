@@ -1,7 +1,6 @@
 """A web server on this machine: serves what a test puts there, and does wrong when told to."""
 
 import base64
-import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,16 +69,19 @@ class Handler(BaseHTTPRequestHandler):
         if status != 200 or body is None:
             self.plain(status, b"", {})
             return
-        start = int(re.sub(r"\D", "", span)) if span and site.ranges else 0
+        first, _, last = span.removeprefix("bytes=").partition("-") if span else ("0", "", "")
+        start = int(first) if site.ranges else 0
+        end = min(int(last) + 1, len(body)) if last and site.ranges else len(body)
         if start and start >= len(body):
             self.plain(416, b"", {"content-range": f"bytes */{len(body)}"})
             return
         headers = {"content-type": site.types.get(path, "application/octet-stream")}
-        if start:
-            headers["content-range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
-        part = body[start:] if with_body else b""
-        headers["content-length"] = str(len(body) - start)
-        self.plain(206 if start else 200, part, headers)
+        is_part = bool(span) and site.ranges
+        if is_part:
+            headers["content-range"] = f"bytes {start}-{end - 1}/{len(body)}"
+        part = body[start:end] if with_body else b""
+        headers["content-length"] = str(end - start)
+        self.plain(206 if is_part else 200, part, headers)
 
     def plain(self, status: int, body: bytes, headers: dict[str, str]) -> None:
         self.send_response(status)

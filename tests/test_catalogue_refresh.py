@@ -3,6 +3,7 @@
 import datetime
 import io
 import json
+import tomllib
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +14,11 @@ import tomlkit
 
 from builder.catalogue import tables
 from builder.errors import ResolveError
-from builder.sources import catalogue_refresh, index
-from builder.sources.catalogue_refresh import Difference, Subject
-from tests.file_server import Site, serving
+from builder.sources import catalogue_refresh, published
+from builder.sources.published import Difference, Subject
+from tests import engine_maker
+from tests.file_server import Site
+from tests.index_server import serving_index
 
 DEMO = Subject("demo", "1.0", frozenset({"cp38"}), {"torch": "torch"}, has_glibc=True)
 JSON = "application/vnd.pypi.simple.v1+json"
@@ -59,16 +62,14 @@ def publish(site: Site, *entries: dict[str, Any]) -> None:
 
 @pytest.fixture
 def site(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Site]:
-    monkeypatch.setenv("BUILDER_CACHE", str(tmp_path / "cache"))
-    with serving() as found:
-        monkeypatch.setenv("PIP_INDEX_URL", f"{found.url}/simple")
-        index.settings.cache_clear()
+    with serving_index(monkeypatch, tmp_path) as found:
         yield found
-    index.settings.cache_clear()
 
 
 def committed(monkeypatch: pytest.MonkeyPatch, *rows: dict[str, Any]) -> None:
-    monkeypatch.setattr(tables, "table", lambda name: {"release": list(rows)})
+    serve: dict[str, Any] = {"releases": [], "flags": {}, "variables": {}}
+    found: dict[str, Any] = {"serve": serve, "demo": {"release": list(rows)}}
+    monkeypatch.setattr(tables, "table", found.__getitem__)
 
 
 def row(version: str, **more: Any) -> dict[str, Any]:
@@ -185,20 +186,28 @@ def test_differences_are_written_and_new_releases_left_to_people(
 
 
 def test_what_is_compared_is_what_the_catalogue_holds() -> None:
-    vllm, torch = catalogue_refresh.subjects()
+    vllm, torch = published.subjects()
     assert (vllm.project, torch.project) == ("vllm", "torch")
     assert torch.interpreters == {"cp311", "cp313"}
 
 
 def test_command_fails_with_each_difference(
-    site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     site.pages[f"/files/{wheel('1.0')}.metadata"] = metadata("2.11.0")
+    site.pages[f"/files/{wheel('1.0')}"] = engine_maker.packed()
     publish(site, entry(site, wheel("1.0")))
     monkeypatch.setattr(catalogue_refresh, "subjects", lambda: (DEMO,))
+    monkeypatch.setattr(tables, "__file__", str(tmp_path / "tables.py"))
     committed(monkeypatch, row("1.0", glibc="2.31"))
     assert catalogue_refresh.main(["--check"]) == 1
-    assert "demo 1.0: glibc: committed 2.31, published 2.28" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "demo 1.0: glibc: committed 2.31, published 2.28" in said
+    assert "vllm serve --port: entry: committed False, published True" in said
+    assert not list(tmp_path.glob("*.toml"))
     committed(monkeypatch, row("1.0"))
-    assert catalogue_refresh.main(["--check"]) == 0
     assert catalogue_refresh.main([]) == 0
+    written = tomllib.loads((tmp_path / "serve.toml").read_text())
+    own = {"serve": written, "demo": {"release": [row("1.0")]}}
+    monkeypatch.setattr(tables, "table", own.__getitem__)
+    assert catalogue_refresh.main(["--check"]) == 0

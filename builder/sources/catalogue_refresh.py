@@ -1,87 +1,41 @@
 """Compare the catalogue with the package index: `python -m builder.sources.catalogue_refresh`.
 
 What an index says of the releases of vLLM and torch is recomputed: versions, Requires-Python, the
-torch and kernels they ask for (METADATA of the wheel), digests of wheels, and dates where it tells.
+torch and kernels they ask for (METADATA of the wheel), digests of wheels, and dates where it tells;
+and the arguments of `vllm serve` (Python sources in the wheel).
 `--check` fails with every difference; without it the differences are written into the tables,
 except for new releases, whose cubins somebody has to read first.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from packaging.metadata import parse_email
 from packaging.requirements import Requirement
-from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from packaging.version import Version
 
-from builder import catalogue, console, files
+from builder import console, files
 from builder.catalogue import tables
-from builder.sources import index, web
+from builder.sources import web
+from builder.sources.engine_flags import refresh
+from builder.sources.published import Difference, Subject, by_version, subjects
 from builder.sources.ranges import Ranges
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from pypi_simple import DistributionPackage
 
 _PARALLEL = 8
 _X86 = "x86_64"
-_VLLM_PINS = {
-    "torch": "torch",
-    "flashinfer-python": "flashinfer",
-    "flashinfer-cubin": "flashinfer_cubin",
-}
 _GLIBC = re.compile(r"manylinux_(\d+)_(\d+)_x86_64")
 _LEGACY = {"manylinux1_x86_64": "2.5", "manylinux2014_x86_64": "2.17"}
-_ACCEPT = "application/vnd.pypi.simple.v1+json, text/html;q=0.5"
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A distribution, its table and where the table begins."""
-
-    project: str
-    oldest: str
-    interpreters: frozenset[str]
-    """Tags of the wheels whose digests the table holds."""
-    pins: Mapping[str, str]
-    """Key of the table by requirement; None is compared where nothing is asked for."""
-    has_glibc: bool = False
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A key of a release that the index says otherwise."""
-
-    project: str
-    version: str
-    key: str
-    committed: Any
-    published: Any
-
-    def __str__(self) -> str:
-        return (
-            f"{self.project} {self.version}: {self.key}: "
-            f"committed {self.committed}, published {self.published}"
-        )
-
-
-def subjects() -> tuple[Subject, ...]:
-    """Return what is compared: vLLM's one wheel a platform, torch's for the suites' Pythons."""
-    suites = {catalogue.debian(name).python for name in ("bookworm", "trixie")}
-    own = frozenset("cp" + python.replace(".", "") for python in suites)
-    return (
-        Subject("vllm", "0.8.0", frozenset({"cp38"}), _VLLM_PINS, has_glibc=True),
-        Subject("torch", "2.6.0", own, {"triton": "triton"}),
-    )
 
 
 def differences(subject: Subject) -> Iterator[Difference]:
@@ -133,8 +87,14 @@ def _written(value: Any) -> Any:
 def main(arguments: list[str]) -> int:
     """Compare, print each difference, and write them unless asked to check only."""
     found = [each for subject in subjects() for each in differences(subject)]
+    facts = refresh.gathered(subjects()[0])
+    of_flags = list(refresh.differences(facts))
     if "--check" not in arguments:
         found = write(found)
+        if of_flags:
+            refresh.write(facts)
+    else:
+        found += of_flags
     for each in found:
         console.note(str(each))
     if not found:
@@ -143,42 +103,10 @@ def main(arguments: list[str]) -> int:
 
 
 def _published(subject: Subject) -> Iterator[tuple[str, dict[str, Any]]]:
-    packages = [each for each in _packages(subject.project) if _concerns(subject, each)]
-    by_version: dict[str, list[DistributionPackage]] = {}
-    for package in packages:
-        by_version.setdefault(str(package.version), []).append(package)
-    versions = sorted(by_version, key=Version)
+    offered = by_version(subject)
     with ThreadPoolExecutor(_PARALLEL) as pool:
-        facts = pool.map(lambda version: _facts(subject, by_version[version]), versions)
-        yield from zip(versions, facts, strict=True)
-
-
-def _packages(project: str) -> list[DistributionPackage]:
-    from pypi_simple import ProjectPage
-
-    url = f"{index.settings().index.rstrip('/')}/{project}/"
-    body = web.read(url, accept=_ACCEPT)
-    if body.lstrip()[:1] == b"{":
-        page = ProjectPage.from_json_data(json.loads(body), url)
-    else:
-        page = ProjectPage.from_html(project, body, url)
-    return page.packages
-
-
-def _concerns(subject: Subject, package: DistributionPackage) -> bool:
-    """Linux wheels of final releases; a yanked one is on the index for old locks only."""
-    if package.package_type != "wheel" or package.is_yanked or package.version is None:
-        return False
-    try:
-        _, version, _, tags = parse_wheel_filename(package.filename)
-    except InvalidWheelFilename:
-        return False
-    is_final = not version.is_prerelease and version.local is None
-    wanted = any(
-        tag.interpreter in subject.interpreters and tag.abi[-1] != "t" and "linux" in tag.platform
-        for tag in tags
-    )
-    return is_final and wanted and version >= Version(subject.oldest)
+        facts = pool.map(lambda version: _facts(subject, offered[version]), offered)
+        yield from zip(offered, facts, strict=True)
 
 
 def _facts(subject: Subject, packages: list[DistributionPackage]) -> dict[str, Any]:

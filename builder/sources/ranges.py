@@ -1,4 +1,4 @@
-"""Remote files of which a part is enough."""
+"""A remote file that is read in pieces: the directory and one member of a wheel of 500 MB."""
 
 from __future__ import annotations
 
@@ -7,23 +7,27 @@ import io
 from builder.errors import ResolveError
 from builder.sources import web
 
+_BLOCK = 1 << 16
+_KEPT = 1 << 25
+
 
 class Ranges(io.RawIOBase):
-    """A remote file of which only what is asked for is read."""
+    """A seekable file at an address, of which only the blocks that are asked for are read.
 
-    def __init__(self, url: str, block: int = 1 << 16) -> None:
-        """Read `block` bytes at least with each request."""
+    Blocks that were read are kept, the newest 32 MiB: neighbours in an archive cost one request.
+    """
+
+    def __init__(self, url: str, block: int = _BLOCK) -> None:
         super().__init__()
         self._url, self._size, self._at = url, web.size(url), 0
-        self._block = block
-        self._known, self._begins = b"", 0
+        self._block, self._blocks = block, dict[int, bytes]()
 
     def seekable(self) -> bool:
-        """Say yes."""
+        """Yes."""
         return True
 
     def readable(self) -> bool:
-        """Say yes."""
+        """Yes."""
         return True
 
     def tell(self) -> int:
@@ -31,22 +35,35 @@ class Ranges(io.RawIOBase):
         return self._at
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Go elsewhere; nothing is asked for yet."""
+        """Go to a place."""
         self._at = offset + (0, self._at, self._size)[whence]
         return self._at
 
     def read(self, count: int = -1) -> bytes:
-        """Return the next bytes."""
-        end = self._size if count < 0 else min(self._at + count, self._size)
-        if not self._begins <= self._at <= end <= self._begins + len(self._known):
-            self._load(max(end - self._at, self._block))
-        start = self._at - self._begins
+        """Return the next `count` bytes, all that are left without it."""
+        begin = self._at
+        end = self._size if count < 0 else min(begin + count, self._size)
+        if begin >= end:
+            return b""
+        numbers = range(begin // self._block, (end - 1) // self._block + 1)
+        missing = [number for number in numbers if number not in self._blocks]
+        if missing:
+            self._load(missing[0], missing[-1] + 1)
         self._at = end
-        return self._known[start : end - self._begins]
+        joined = b"".join(self._blocks[number] for number in numbers)
+        while len(self._blocks) * self._block > _KEPT:
+            del self._blocks[next(iter(self._blocks))]
+        start = numbers[0] * self._block
+        return joined[begin - start : end - start]
 
-    def _load(self, count: int) -> None:
-        with web.opened(self._url, self._at) as (body, begins):
-            if begins != self._at:
+    def _load(self, first: int, end: int) -> None:
+        begin = first * self._block
+        count = min(end * self._block, self._size) - begin
+        with web.opened(self._url, begin, count) as (body, begins):
+            if begins != begin:
                 message = f"{web.redacted(self._url)}: serves no ranges"
                 raise ResolveError(message, "use an index that offers METADATA beside its wheels")
-            self._known, self._begins = body.read(count), begins
+            data = body.read(count)
+        for number in range(first, end):
+            at = (number - first) * self._block
+            self._blocks[number] = data[at : at + self._block]

@@ -162,20 +162,19 @@ def read(url: str, accept: str = "*/*") -> bytes:
 
 def beginning(url: str, count: int) -> bytes:
     """Return the first `count` bytes at `url`, fewer if there are no more."""
-    path = local_path(url)
-    span = {"range": f"bytes=0-{count - 1}"}
-    with _open_file(path, 0) if path else _open_http(url, _PLAIN | span) as (body, _):
+    with opened(url, count=count) as (body, _):
         return body.read(count)
 
 
 @contextmanager
-def opened(url: str, offset: int = 0) -> Iterator[tuple[BinaryIO, int]]:
-    """Open the body at `url` from byte `offset` on, or from 0 where ranges are not served.
+def opened(url: str, offset: int = 0, count: int | None = None) -> Iterator[tuple[BinaryIO, int]]:
+    """Open `count` bytes at `url` from `offset` on, or all from 0 where ranges are not served.
 
-    Yields the stream and the offset at which it really begins.
+    Yields the stream and the offset at which it really begins; without `count` it goes on.
     """
     path = local_path(url)
-    ranges = {"range": f"bytes={offset}-"} if offset else {}
+    last = offset + count - 1 if count else ""
+    ranges = {"range": f"bytes={offset}-{last}"} if offset or count else {}
     opener = _open_file(path, offset) if path else _open_http(url, _PLAIN | ranges)
     with opener as result:
         yield result

@@ -1,0 +1,1 @@
+"""What `vllm serve` of a release takes, read in its Python sources without running them."""
