@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import re
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,6 +24,7 @@ from builder.stack import Stack, canonical, from_canonical
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from builder.rules import Subject
     from builder.sources.downloads import Downloads
 
 EVERYTHING = "*"
@@ -75,7 +77,7 @@ def resolve(request: Request, downloads: Downloads) -> Lock:
         stack=canonical(stack),
         platform=stack.target.platform,
         engine=_engine(stack, model),
-        cells=_cells(stack, chosen),
+        cells=_cells(stack, chosen, model),
         base=base,
         wheels=chosen,
         code=_code(request, chosen),
@@ -239,29 +241,40 @@ def _model(request: Request, downloads: Downloads) -> Model:
     return models.pin(asked, request.folder, downloads, earlier.models[0], before)
 
 
-def _cells(stack: Stack, chosen: tuple[Wheel, ...]) -> tuple[Gpu, ...]:
+def _cells(stack: Stack, chosen: tuple[Wheel, ...], model: Model) -> tuple[Gpu, ...]:
     gpu = stack.target.gpu
     names = gpu if isinstance(gpu, tuple) else (gpu,)
     if names == (_NO_GPU,):
         return ()
     cuda = stack.engine.cuda or _cuda_of(chosen)
-    return tuple(_cell(catalogue.gpu(name), cuda) for name in names)
+    return tuple(_cell(_subject(stack, name, model), catalogue.gpu(name), cuda) for name in names)
 
 
-def _cell(gpu: catalogue.Gpu, cuda: str) -> Gpu:
+def _subject(stack: Stack, gpu: str, model: Model) -> Subject:
+    """Return a cell as rules see it; a model whose config says too little is as good as none."""
+    from builder import rules
+
+    facts = None
+    with suppress(StackError):
+        config, tensors = model.facts.config, model.facts.tensor_bytes
+        facts = rules.of_config(model.repo or model.role, config, tensors, "lock")
+    return rules.Subject(rules.changed(stack, (rules.Change("target.gpu", gpu),)), facts)
+
+
+def _cell(subject: Subject, gpu: catalogue.Gpu, cuda: str) -> Gpu:
+    from builder.rules.floor import image_floor
+    from builder.rules.settings import settings
+
+    told = settings(subject)
     return Gpu(
         name=gpu.name,
         compute_capability=gpu.compute_capability,
         memory_bytes=gpu.memory_bytes,
         cuda=cuda,
-        driver=driver_floor(cuda, gpu),
+        driver=image_floor(subject.version, cuda, gpu).driver,
+        env=told.env,
+        args=told.args,
     )
-
-
-def driver_floor(cuda: str, gpu: catalogue.Gpu) -> str:
-    """Return the oldest driver that runs programs of a CUDA release, such as `13.0`, on a GPU."""
-    floor = catalogue.cuda_driver(cuda.partition(".")[0])
-    return max(floor, str(gpu.oldest_driver), key=lambda text: int(text.partition(".")[0]))
 
 
 def _cuda_of(chosen: tuple[Wheel, ...]) -> str:

@@ -31,7 +31,7 @@ class Case:
     noted: tuple[str, ...] = ()
     silent: tuple[str, ...] = ()
     nearest: Mapping[str, Any] | None = None
-    """New value by field; left out where nothing is refused, or nothing is found."""
+    """New value by field, `left out` for one that goes; none where nothing is refused or found."""
     says: tuple[str, ...] = ()
     """Words that the findings must hold."""
     config: Mapping[str, Any] = field(default_factory=dict)

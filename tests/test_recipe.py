@@ -381,6 +381,29 @@ def test_cells_differ_in_the_config_alone() -> None:
     assert gpus == ["l4-24gb", "h100-sxm-80gb"]
 
 
+def test_what_a_cell_tells_the_engine_gives_way_to_the_stack() -> None:
+    cell = H100.model_copy(
+        update={"env": {"VLLM_A": "0", "VLLM_B": "0"}, "args": {"attention-backend": "FLASH_ATTN"}}
+    )
+    target = {"gpu": "h100-sxm-80gb", "count": 1}
+    plain = lock(stack_values(target=target), cells=(cell,))
+    assert configs.environment(plain)["VLLM_A"] == "0"
+    words = configs.argv(plain)
+    assert words[words.index("--attention-backend") + 1] == "FLASH_ATTN"
+    serve = {"env": {"VLLM_A": "1"}, "args": {"attention-backend": "TRITON_ATTN"}}
+    said = lock(stack_values(target=target, serve=serve), cells=(cell,))
+    assert [configs.environment(said)[name] for name in ("VLLM_A", "VLLM_B")] == ["1", "0"]
+    assert configs.argv(said).count("--attention-backend") == 1
+    assert "TRITON_ATTN" in configs.argv(said)
+
+
+def test_an_image_asks_for_the_cuda_of_its_oldest_driver() -> None:
+    """A driver of CUDA 12.0 runs wheels of 12.8: asking for 12.8 would refuse it."""
+    cell = H100.model_copy(update={"cuda": "12.8", "driver": "525.60.13"})
+    made = lock(stack_values(target={"gpu": "h100-sxm-80gb", "count": 1}), cells=(cell,))
+    assert configs.environment(made)["NVIDIA_REQUIRE_CUDA"] == "cuda>=12.0"
+
+
 def test_the_name_of_a_cell_ends_with_its_gpu() -> None:
     made = matrix(L4, H100).cell("l4-24gb")
     assert image_name(made, suffix="-l4-24gb") == "demo:0.32.0-l4-24gb"

@@ -270,7 +270,26 @@ def test_a_cell_has_the_driver_of_its_gpu(world: World, tmp_path: Path) -> None:
     )
     cells = resolve(tmp_path, asked).cells
     assert [cell.driver for cell in cells] == ["525.60.13", "570"]
-    assert resolver.driver_floor("13.0", catalogue.gpu("l4-24gb")) == "580.65.06"
+
+
+def test_a_cell_says_what_the_engine_must_not_compile_on_its_gpu(
+    world: World, tmp_path: Path
+) -> None:
+    """FlashInfer and DeepGEMM would be compiled with nvcc, which no image has."""
+    asked = stack(
+        **GPU
+        | {
+            "engine": {"name": "vllm", "version": "0.22.1", "cuda": "13.0"},
+            "target": {"gpu": ["a10-24gb", "h100-sxm-80gb", "b200-180gb"], "count": 1},
+        }
+    )
+    told = {cell.name: (cell.env, cell.args) for cell in resolve(tmp_path, asked).cells}
+    sampler, gemm = {"VLLM_USE_FLASHINFER_SAMPLER": "0"}, {"VLLM_USE_DEEP_GEMM": "0"}
+    assert told == {
+        "a10-24gb": (sampler, {}),
+        "h100-sxm-80gb": (sampler | gemm, {}),
+        "b200-180gb": (sampler | gemm, {"attention-backend": "FLASH_ATTN"}),
+    }
 
 
 @pytest.mark.parametrize("names", [("l4-24gb", "h100-sxm-80gb", "b200-180gb"), ("l4-24gb",)])

@@ -298,7 +298,7 @@ def test_several_faults_are_reported_at_once() -> None:
           demo.yaml:2: unknown key `enigne`
             hint: did you mean `engine`?
           demo.yaml:3: target.gpu: unknown GPU `H200`
-            hint: write `h200-141gb`
+            hint: write `h200-141gb` or `h200-nvl-141gb`
           demo.yaml:3: target.count: expected at least 1, got `0`
           demo.yaml:4: engine.name: is missing
             hint: add name: vllm
@@ -311,6 +311,15 @@ def test_several_faults_are_reported_at_once() -> None:
             hint: write port: 80
           demo.yaml:9: serve.env.TOKEN: looks like a credential
             hint: leave it out and give it when the container starts: docker run --env NAME""")
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("version", ["0.20.x", "0.20.2-gpu-5", "0_20"])
+def test_version_is_one_that_an_index_can_have(version: str) -> None:
+    message, hint = fault(changed('version: "0.20.2"', f'version: "{version}"'))
+    assert "engine.version: expected one exact version such as `0.20.2`" in message
+    assert f"`{version}`" in message
+    assert hint == "write the version as the package index has it"
 
 
 @pytest.mark.usefixtures("folder")

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
+from packaging.version import Version
+
 from builder.catalogue.tables import listed
 from builder.errors import StackError
 
@@ -80,6 +82,39 @@ def full_driver(version: str) -> str | None:
     """Return the oldest driver that also compiles PTX of a release such as `12.8`, if known."""
     found = [row.driver for row in cuda_releases() if row.version == version]
     return found[0] if found else None
+
+
+def driver_cuda(driver: str) -> str:
+    """Return the CUDA release that a driver such as `575.51.03`, or a branch such as `570`, has.
+
+    It is what the driver itself reports, and `nvidia-container-cli` compares with an image's
+    `NVIDIA_REQUIRE_CUDA`.
+
+    Raises:
+        StackError: the driver is older than all of the table.
+    """
+    known = [(f"{row.major}.0", row.driver) for row in cuda_majors()]
+    known += [(row.version, row.driver) for row in cuda_releases()]
+    fits = [version for version, first in known if not is_older(driver, first)]
+    if not fits:
+        message = f"no CUDA release is known for driver {driver}"
+        raise StackError(message, f"the oldest known driver is {known[0][1]}")
+    return max(fits, key=Version)
+
+
+def is_older(driver: str, floor: str) -> bool:
+    """Compare as far as both say: `580` is any driver of its branch, so not older than 580.65."""
+    short = min(driver.count("."), floor.count(".")) + 1
+    return Version(_first(driver, short)) < Version(_first(floor, short))
+
+
+def _first(version: str, parts: int) -> str:
+    return ".".join(version.split(".")[:parts])
+
+
+def branch_of(driver: str) -> int:
+    """Return the branch of a driver: 580 for `580.65.06`."""
+    return int(driver.partition(".")[0])
 
 
 def need(version: str, branch: int) -> Need:

@@ -76,6 +76,8 @@ class Gpu:
     """What the engine sees of it, where that was measured."""
     unified: bool = False
     """Its memory is the host's."""
+    one_market: bool = False
+    """Made to the export rules of one country, and sold there alone."""
     unverified: tuple[str, ...] = ()
     """Keys of its row whose figures have no source."""
 
@@ -110,8 +112,8 @@ def architectures() -> dict[str, Architecture]:
 
 def gpu(name: str) -> Gpu:
     """Return the GPU of that name."""
-    known = gpus()
-    return pick("GPU", known, name, () if name in known else similar_gpus(name))
+    found = gpus().get(name)
+    return found or pick("GPU", gpus(), name, similar_gpus(name))
 
 
 @lru_cache

@@ -149,6 +149,11 @@ def attention(version: str, capability: str, kv_cache: str, *, mla: bool = False
 
     Releases between those that were read are taken to be as the nearest older one, else the oldest.
     """
+    return next(iter(choices(version, capability, kv_cache, mla=mla)), None)
+
+
+def choices(version: str, capability: str, kv_cache: str, *, mla: bool = False) -> tuple[str, ...]:
+    """Return the backends that take that cache there, in the order in which they are tried."""
     read = _nearest(version, {row.read_in for row in orders()})
     rows = [row for row in attentions() if row.read_in == read and row.mla == mla]
     fits = {
@@ -160,7 +165,7 @@ def attention(version: str, capability: str, kv_cache: str, *, mla: bool = False
     own = [row for row in orders() if row.read_in == read and row.mla == mla]
     order = next((row for row in own if major in row.majors), None)
     order = order or next(row for row in own if not row.majors)
-    return next((name for name in order.backends if name in fits), None)
+    return tuple(name for name in order.backends if name in fits)
 
 
 def _nearest(version: str, read: Iterable[str]) -> str:

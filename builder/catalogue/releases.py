@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime  # noqa: TC003 - the tables' reader looks at the annotations
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
@@ -52,6 +53,8 @@ class Release:
     """What it carries PTX of, for attention on GPUs whose own code is not inside."""
     wheels: tuple[Published, ...]
     source: str
+    newest_python: str | None = None
+    """The last Python that all wheels exist for, where `python` allows newer ones."""
     flashinfer: str | None = None
     flashinfer_cubin: str | None = None
     """Compiled kernels; without them they are downloaded or compiled at the first use."""
@@ -66,6 +69,32 @@ class DeepGemm:
     pythons: tuple[str, ...]
     """Empty: any."""
     source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """Kernels that the engine compiles with `nvcc` when it starts, from a release on."""
+
+    part: Literal["deep-gemm", "deep-gemm-warm-up", "sampler"]
+    """`deep-gemm`: matrices of FP8 in blocks; its warm-up asks for it whatever the model."""
+    since: str
+    majors: tuple[int, ...]
+    """Major compute capabilities."""
+    minimum: str
+    """The lowest compute capability."""
+    switch: str
+    """Variable that turns it off with `0`."""
+    source: str
+    until: str | None = None
+    """First release without."""
+
+    def covers(self, version: str, capability: str) -> bool:
+        """Whether a release does so on a compute capability."""
+        asked, (major, _, minor) = Version(version), capability.partition(".")
+        lowest = tuple(int(part) for part in self.minimum.split("."))
+        is_past = self.until is not None and asked >= Version(self.until)
+        in_time = Version(self.since) <= asked and not is_past
+        return in_time and int(major) in self.majors and (int(major), int(minor)) >= lowest
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +117,21 @@ class TorchRelease:
     source: str
     cuda_arm64: str | None = None
     unverified: tuple[str, ...] = ()
+
+    @property
+    def glibc(self) -> str:
+        """Return the oldest glibc that the tags of its wheels for x86-64 name."""
+        tags = [wheel.file for wheel in self.wheels if wheel.file.endswith("x86_64.whl")]
+        return max((_tagged(tag) for tag in tags), key=Version)
+
+
+def _tagged(file: str) -> str:
+    """Read `manylinux_2_28`; the names before it stand for fixed releases (PEP 600)."""
+    found = re.search(r"manylinux(?:_(\d+)_(\d+)|(\d+))_x86_64", file)
+    if found is None:
+        return "0"
+    old = {"1": "2.5", "2010": "2.12", "2014": "2.17"}
+    return old[found[3]] if found[3] else f"{found[1]}.{found[2]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +169,32 @@ def torch_release(version: str) -> TorchRelease:
     """Return a release of torch; a local part such as `+cu128` does not count."""
     plain, known = version.partition("+")[0], torch_releases()
     return pick("release of torch", known, plain, _neighbours(plain, known))
+
+
+def known_release(version: str) -> Release | None:
+    """Return a release of vLLM by what means the same too, such as `0.20` for `0.20.0`."""
+    if version in releases():
+        return releases()[version]
+    try:
+        return _by_number().get(Version(version))
+    except InvalidVersion:
+        return None
+
+
+@lru_cache
+def _by_number() -> dict[Version, Release]:
+    return {Version(row.version): row for row in releases().values()}
+
+
+def compiled_at_start(part: str, version: str, capability: str) -> Compiled | None:
+    """Return what is known of kernels that a release compiles as it starts, None if it does not."""
+    rows = (row for row in _compiled() if row.part == part)
+    return next((row for row in rows if row.covers(version, capability)), None)
+
+
+@lru_cache
+def _compiled() -> tuple[Compiled, ...]:
+    return listed(Compiled, "vllm", "compiled")
 
 
 def compiled(sha256: str) -> tuple[str, ...] | None:

@@ -252,7 +252,7 @@ def _findings(found: Overview) -> Iterator[Line]:
     if notes:
         yield "", ""
         plural = "note" if notes == 1 else "notes"
-        yield f"  {notes} {plural}: builder check {found.checked.path}", "dim"
+        yield f"  {notes} {plural}: builder check tells", "dim"
 
 
 def _nearest(found: Overview) -> Iterator[Line]:

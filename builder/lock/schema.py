@@ -161,6 +161,10 @@ class Gpu(Part):
     """CUDA release of the wheels, such as `13.0`."""
     driver: str
     """Oldest driver that runs them."""
+    env: dict[str, str] = {}
+    """What the engine is told on this GPU, beside what the stack says; the stack wins."""
+    args: dict[str, str] = {}
+    """The same as flags."""
 
 
 class Code(Part):

@@ -206,12 +206,17 @@ def _tool(lock: Lock) -> Table:
             exclude={"wheels"} if lock.code else {"wheels", "code"}, exclude_none=True
         ),
     }
-    cells = {cell.pop("name"): cell for cell in ours.pop("cells")}
+    cells = {cell.pop("name"): _given(cell) for cell in ours.pop("cells")}
     if cells:
         ours["cells"] = cells
     tool = tomlkit.table(is_super_table=True)
     tool.add("builder", _table(ours))
     return tool
+
+
+def _given(cell: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out what a cell does not say."""
+    return {key: value for key, value in cell.items() if value != {}}
 
 
 def _table(values: Mapping[str, Any]) -> Table:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from builder import catalogue
-from builder.rules.drivers import cuda_floor
+from builder.rules.floor import image_floor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,14 +58,14 @@ def _torch(subject: Subject) -> Iterator[Pin]:
 
 def _cuda(subject: Subject) -> Iterator[Pin]:
     locked = subject.lock.gpu if subject.lock else None
-    floor = cuda_floor(subject)
     cuda = locked.cuda if locked else subject.torch.cuda if subject.torch else None
     if cuda:
         asked = "engine.cuda; " if subject.stack.engine.cuda else ""
         yield Pin(f"CUDA {cuda}", f"{asked}torch's wheel brings it")
-    driver = locked.driver if locked else floor.driver if floor else None
-    if driver and subject.gpu:
-        yield Pin(f"driver >= {driver}", f"CUDA {cuda} on {subject.gpu.title}")
+    if cuda and subject.gpu:
+        floor = image_floor(subject.version, cuda, subject.gpu)
+        driver = locked.driver if locked else floor.driver
+        yield Pin(f"driver >= {driver}", floor.reason)
 
 
 def _base(lock: Lock) -> Iterator[Pin]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from builder import lock as locks
+from builder.catalogue.drivers import driver_cuda
 from builder.errors import UsageError
 
 if TYPE_CHECKING:
@@ -110,7 +111,9 @@ def environment(lock: Lock) -> dict[str, str]:
         **_QUIET,
     }
     if lock.gpu:
-        values |= _GPU | {"NVIDIA_REQUIRE_CUDA": f"cuda>={lock.gpu.cuda}"}
+        # The CUDA that the oldest driver reports: the wheels' own may be newer, and run on it.
+        values |= _GPU | {"NVIDIA_REQUIRE_CUDA": f"cuda>={driver_cuda(lock.gpu.driver)}"}
+        values |= lock.gpu.env
     values |= dict(sorted(lock.stack.get("serve", {}).get("env", {}).items()))
     values |= {SOFTWARE_VARIABLE: _software(lock)}
     text = json.dumps(serve_values(lock), sort_keys=True, separators=(",", ":"))
@@ -180,6 +183,7 @@ def argv(lock: Lock) -> list[str]:
         "max-num-seqs": serve.get("max_num_seqs"),
         "gpu-memory-utilization": serve.get("gpu_memory_utilization"),
     }
+    flags |= lock.gpu.args if lock.gpu else {}
     if _gpu_count(lock) > 1:
         flags["tensor-parallel-size"] = _gpu_count(lock)
     given = {key.replace("_", "-"): value for key, value in sorted(serve.get("args", {}).items())}

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from builder.stack import Stack
 
 _COSTS: Mapping[str, float] = {
+    "serve.env": 0.2,
+    "serve.args.attention-backend": 0.3,
     "serve": 1.0,
     "engine.cuda": 0.5,
     "model.revision": 1.0,
@@ -29,7 +31,12 @@ _COSTS: Mapping[str, float] = {
     "model.repo": 5.0,
     "target.gpu": 6.0,
 }
-"""By field, or by the part it stands in."""
+"""By field, or by the part it stands in.
+
+A variable, or the backend of attention, picks one kernel or another, which no client sees; other
+settings of `serve` change what clients get.  A field of `engine` moves libraries, a driver moves
+hosts, a model has to be evaluated again, and a GPU has to be bought.
+"""
 _OTHER = 3.0
 
 
@@ -40,13 +47,15 @@ class Change:
     place: str
     value: Any
     distance: float = 0.0
-    """Below 1: orders values of one field, the nearer one first."""
+    """Orders values of one field, the nearer one first; what is far costs a step more."""
 
     @property
     def cost(self) -> float:
         """Return what it costs, for comparison only."""
-        part = self.place.partition(".")[0]
-        return _COSTS.get(self.place, _COSTS.get(part, _OTHER)) + self.distance
+        steps = self.place.split(".")
+        names = (self.place, ".".join(steps[:2]), steps[0])
+        known = next((_COSTS[name] for name in names if name in _COSTS), _OTHER)
+        return known + self.distance
 
     def __str__(self) -> str:
         return f"leave out {self.place}" if self.value is None else f"{self.place}: {shown(self)}"
@@ -83,10 +92,13 @@ def changed(stack: Stack, move: Move) -> Stack:
 
 
 def _set(part: Any, steps: list[str], value: Any) -> Any:
-    """Set a field of frozen parts and mappings; a flag may hold dots, so it is the last step."""
+    """Set a field of frozen parts and mappings; a flag may hold dots, so it is the last step.
+
+    Flags are named with dashes, however the stack writes them; variables as they are.
+    """
     step, *rest = steps
     if isinstance(part, dict):
-        others = {key: item for key, item in part.items() if key.replace("_", "-") != step}
+        others = {k: item for k, item in part.items() if step not in {k, k.replace("_", "-")}}
         return others if value is None else {**others, step: value}
     if rest:
         value = _set(getattr(part, step), rest, value)

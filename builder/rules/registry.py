@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Check = Callable[["Subject"], Iterator["Finding"]]
 
-_FAMILIES: tuple[str, ...] = ("drivers", "wheels", "kernels", "memory")
+_FAMILIES: tuple[str, ...] = ("drivers", "wheels", "gpu_code", "compiler", "memory")
 _rules: dict[str, Rule] = {}
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from builder import catalogue
 from builder.catalogue.cards import card
 from builder.catalogue.code import carrier
-from builder.catalogue.releases import releases, torch_releases
+from builder.catalogue.releases import known_release, torch_releases
 from builder.rules.change import Move, changed
 from builder.rules.model import ModelFacts, of_card
 
@@ -63,7 +63,7 @@ class Subject:
     @cached_property
     def release(self) -> Release | None:
         """What the catalogue knows of the engine's release; None for an unknown one."""
-        return releases().get(self.version) if self.is_cuda else None
+        return known_release(self.version) if self.is_cuda else None
 
     @property
     def is_cuda(self) -> bool:

@@ -1,4 +1,4 @@
-"""The wheels: do they exist for this Python and CUDA, and do they hold code for the card."""
+"""The wheels: does the package index have them, for this day, CUDA, Python and glibc."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from packaging.version import Version
 
 from builder import catalogue
 from builder.catalogue import base_images
-from builder.catalogue.releases import has_deep_gemm, releases
+from builder.catalogue.releases import releases, torch_releases
 from builder.rules.alternatives import other_gpus, other_releases
 from builder.rules.change import Change, Move
 from builder.rules.finding import error, note, warning
@@ -26,10 +26,10 @@ _CUDA = "engine.cuda"
 _VERSION = "engine.version"
 _GPU = "target.gpu"
 _SUITES = ("bookworm", "trixie")
-_GLIBC = "PEP 600: a manylinux tag names the oldest glibc"
-_FAMILY_CODE = Version("0.20.0")
-"""First release with code for whole families (`100f`): before, 10.3 and 12.1 run what was compiled
-for 10.0 and 12.0, without the parts that are for one capability alone."""
+_COMPILER = "the compiler's own line in the wheel's code; torch/version.py"
+_METADATA = "METADATA of the wheel, and what it requires"
+_GLIBC = "tags of the wheels; PEP 600: a manylinux tag names the oldest glibc"
+_LOCAL = "PEP 440: local versions are not for public indexes"
 
 
 @rule("engine-version", "the catalogue knows the engine's release")
@@ -45,6 +45,24 @@ def engine_version(subject: Subject) -> Iterator[Finding]:
     best = older[-1] if older else known[0]
     moves: tuple[Move, ...] = ((Change(_VERSION, best),),)
     yield warning(_VERSION, text, hint, "the catalogue's table of releases", moves=moves)
+
+
+@rule("engine-build", "the package index has the engine's build")
+def engine_build(subject: Subject) -> Iterator[Finding]:
+    """Refuse a version with a local part: an index holds none, and the lock asks an index alone."""
+    asked = subject.stack.engine.version
+    plain, _, build = asked.partition("+")
+    if not build or not subject.is_cuda:
+        return
+    text = (
+        f"engine.version asks for the build `+{build}`; the package index has no local builds, and "
+        f"the project's own are on its own pages only"
+    )
+    release = subject.release
+    cuda = f" (CUDA {release.cuda})" if release else ""
+    moves: tuple[Move, ...] = ((Change(_VERSION, plain),),)
+    moves += other_releases(subject, lambda row: f"cu{row.cuda.replace('.', '')}" == build)
+    yield error(_VERSION, text, f'write version: "{plain}"{cuda}', _LOCAL, moves=moves)
 
 
 @rule("release-date", "the package index of that day had the release")
@@ -70,7 +88,7 @@ def wheel_cuda(subject: Subject) -> Iterator[Finding]:
     if release is None or asked is None:
         return
     there = {release.cuda, *([subject.torch.cuda] if subject.torch else [])}
-    if asked in there:
+    if any(_is_same(asked, each) for each in there):
         return
     brings = f", torch {release.torch} with CUDA {subject.torch.cuda}" if subject.torch else ""
     text = (
@@ -82,7 +100,13 @@ def wheel_cuda(subject: Subject) -> Iterator[Finding]:
     hint = f'write cuda: "{release.cuda}", or leave it out'
     same = other_releases(subject, lambda row: row.cuda == asked)
     moves = (((Change(_CUDA, release.cuda)),), *(move[:1] for move in same))
-    yield error(_CUDA, text, hint, release.source, moves=moves)
+    yield error(_CUDA, text, hint, _COMPILER, moves=moves)
+
+
+def _is_same(asked: str, known: str) -> bool:
+    """Compare as far as both say: `13` and `13.0.2` are `13.0`."""
+    ours, theirs = asked.split("."), known.split(".")
+    return all(a == b for a, b in zip(ours, theirs, strict=False))
 
 
 @rule("python-version", "the engine runs on the suite's Python")
@@ -92,34 +116,50 @@ def python_version(subject: Subject) -> Iterator[Finding]:
     if release is None or python is None or _takes(release, python):
         return
     suite = subject.stack.base.debian if subject.stack.base else ""
-    text = f"{subject.engine} needs Python {release.python}, Debian {suite} has {python}"
+    needs = f"{release.newest_python} at most" if release.newest_python else release.python
+    text = f"{subject.engine} needs Python {needs}, Debian {suite} has {python}"
     fits = [name for name in _SUITES if _takes(release, catalogue.debian(name).python)]
     moves: tuple[Move, ...] = tuple((Change("base.debian", name),) for name in fits)
     moves += other_releases(subject, lambda row: _takes(row, python))
     hint = f"write debian: {fits[0]}" if fits else "take another release of the engine"
-    yield error("base.debian", text, hint, release.source, moves=moves)
+    yield error("base.debian", text, hint, _METADATA, moves=moves)
 
 
 def _takes(release: Release, python: str) -> bool:
-    return SpecifierSet(release.python).contains(f"{python}.0")
+    newest = release.newest_python
+    too_new = newest is not None and Version(python) > Version(newest)
+    return not too_new and SpecifierSet(release.python).contains(f"{python}.0")
 
 
-@rule("glibc-floor", "the base's glibc is new enough for the wheel")
+@rule("glibc-floor", "the base's glibc is new enough for the wheels")
 def glibc_floor(subject: Subject) -> Iterator[Finding]:
-    """Refuse a base whose glibc is older than the wheel's tag asks for."""
+    """Refuse a base whose glibc is older than the tags of the engine's and torch's wheels ask."""
     release, base = subject.release, subject.stack.base
     if release is None or base is None:
         return
+    what, floor = _glibc_of(release)
     known = base_images.glibc(base.image) if base.image else subject.glibc
-    if known is None or Version(known) >= Version(release.glibc):
-        return
-    name = base.image or f"Debian {base.debian}"
-    text = f"the wheel of {subject.engine} needs glibc {release.glibc}, {name} has {known}"
-    fits = other_releases(subject, lambda row: Version(row.glibc) <= Version(known))
-    ours = Change("base.image", None), Change("base.debian", "bookworm")
-    moves: tuple[Move, ...] = (ours, *fits)
-    hint = "write base: {debian: bookworm}, or take a release whose wheel asks for less"
-    yield error("base.image", text, hint, f"{release.source}; {_GLIBC}", moves=moves)
+    if known is None:
+        text = f"nobody knows the glibc of {base.image}; {what} needs {floor}"
+        hint = "write base: {debian: bookworm}, or see that it has that glibc"
+        yield warning("base.image", text, hint, _GLIBC, verified=False)
+    elif Version(known) < Version(floor):
+        name = base.image or f"Debian {base.debian}"
+        text = f"{what} needs glibc {floor}, {name} has {known}"
+        fits = other_releases(subject, lambda row: Version(_glibc_of(row)[1]) <= Version(known))
+        ours = Change("base.image", None), Change("base.debian", "bookworm")
+        hint = "write base: {debian: bookworm}, or take a release whose wheels ask for less"
+        source = _GLIBC
+        yield error("base.image", text, hint, source, moves=(ours, *fits))
+
+
+def _glibc_of(release: Release) -> tuple[str, str]:
+    """Return which wheel asks for the newest glibc, and that glibc: torch's counts too."""
+    torch = torch_releases().get(release.torch)
+    own = f"the wheel of vLLM {release.version}", release.glibc
+    if torch is None or Version(torch.glibc) <= Version(release.glibc):
+        return own
+    return f"torch {torch.version}, which vLLM {release.version} asks for,", torch.glibc
 
 
 @rule("wheel-rebuilt", "one version is one wheel")
@@ -133,46 +173,6 @@ def wheel_rebuilt(subject: Subject) -> Iterator[Finding]:
         text = f"{subject.engine} was uploaded twice, with a build number: {rebuilt[0]}"
         hint = "run builder lock: the lock pins the wheel by its digest"
         yield note(_VERSION, text, hint, "files of the release on the package index")
-
-
-@rule("flashinfer-kernels", "FlashInfer's compiled kernels are in the image")
-def flashinfer_kernels(subject: Subject) -> Iterator[Finding]:
-    """Warn of releases that leave FlashInfer's kernels to the first request.
-
-    From 0.26.0 on the release asks for no wheel of compiled kernels; an image without a network
-    cannot fetch them, and has no `nvcc` to compile them.
-    """
-    release, gpu = subject.release, subject.gpu
-    if release is None or gpu is None or release.flashinfer is None or release.flashinfer_cubin:
-        return
-    if subject.locked_code("flashinfer-cubin") is not None:
-        return
-    text = (
-        f"{subject.engine} asks for flashinfer-python {release.flashinfer} without its compiled "
-        f"kernels: they are fetched or compiled at the first use, and the image has no network"
-    )
-    hint = "take 0.19.0 to 0.25.1, which bring them, or an attention backend without FlashInfer"
-    moves = other_releases(subject, lambda row: row.flashinfer_cubin is not None)
-    yield warning(_VERSION, text, hint, release.source, moves=moves)
-
-
-@rule("deep-gemm", "DeepGEMM is there for the suite's Python")
-def deep_gemm(subject: Subject) -> Iterator[Finding]:
-    """Warn where FP8 in blocks would run on DeepGEMM, and the wheel has none for this Python."""
-    model, gpu, python = subject.model, subject.gpu, subject.python
-    if subject.release is None or model is None or gpu is None or python is None:
-        return
-    if model.scheme != "fp8-block" or gpu.compute_capability not in {"9.0", "10.0", "10.3"}:
-        return
-    if has_deep_gemm(subject.version, python) is not False:
-        return
-    text = (
-        f"the wheel of {subject.engine} has DeepGEMM for CPython 3.12 alone, the suite has "
-        f"{python}: FP8 in blocks falls back to slower kernels"
-    )
-    hint = "take 0.21.0 or newer"
-    moves = other_releases(subject, lambda row: has_deep_gemm(row.version, python) is not False)
-    yield warning(_VERSION, text, hint, "extensions in the wheel", moves=moves)
 
 
 @rule("host-architecture", "the GPU's hosts run the image's platform")
@@ -198,5 +198,5 @@ def needed_package(subject: Subject) -> Iterator[Finding]:
             text = f"resolve.exclude leaves out `{name}`, which engine.name `{distribution}` needs"
             kept = tuple(each for each in subject.stack.resolve.exclude if each != name)
             moves: tuple[Move, ...] = ((Change("resolve.exclude", kept),),)
-            source = "METADATA of its wheel"
+            source = _METADATA
             yield error("resolve.exclude", text, f"keep `{name}`", source, moves=moves)

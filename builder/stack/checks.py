@@ -16,7 +16,7 @@ from builder.catalogue.nearest import nearest
 from builder.stack.arguments import arguments
 from builder.stack.credentials import is_credential, is_secret_setting
 from builder.stack.model import Base, Model, Stack, one_of_words
-from builder.stack.patterns import HUB_REPO, NAME, REPOSITORY
+from builder.stack.patterns import EXPECTED, HUB_REPO, NAME, REPOSITORY, VERSION
 from builder.stack.words import choose, got, quoted, shown
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def check(document: Document, file: FilePath) -> Iterator[Fault]:
     yield from _name(document, file)
     yield from _choices(document)
     yield from _engine(document)
+    yield from _version(document)
     yield from _gpus(document)
     yield from _accelerator(document)
     yield from _driver(document)
@@ -105,6 +106,19 @@ def _engine(document: Document) -> Iterator[Fault]:
     near = nearest(name, {known: (known,) for known in engines()}) or tuple(engines())
     text = f"unknown engine {shown(name)}"
     yield document.fault(("engine", "name"), text, f"write {choose(quoted(near))}")
+
+
+def _version(document: Document) -> Iterator[Fault]:
+    from packaging.version import InvalidVersion, Version
+
+    path, asked = ("engine", "version"), document.get("engine", "version")
+    if not isinstance(asked, str) or not re.match(VERSION, asked):
+        return
+    try:
+        Version(asked)
+    except InvalidVersion:
+        text = f"expected {EXPECTED[VERSION]}, got {got(path, document)}"
+        yield document.fault(path, text, "write the version as the package index has it")
 
 
 def _gpus(document: Document) -> Iterator[Fault]:

@@ -1,4 +1,4 @@
-"""Code for the GPU: in the engine's wheel, in torch's, and what the lock says of it."""
+"""GPU code: do the wheels hold code that the GPU runs."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from builder.rules.subject import Subject
 
 _VERSION = "engine.version"
+_ENGINE_CODE = "compiled code in the engine's wheel, by cuobjdump"
+_TORCH_CODE = "the list of architectures in torch's wheel"
 _GPU = "target.gpu"
 _FAMILY_CODE = Version("0.20.0")
 """First release with code for whole families (`100f`): before, 10.3 and 12.1 run what was compiled
@@ -41,7 +43,7 @@ def engine_kernels(subject: Subject) -> Iterator[Finding]:
         _GPU,
         text,
         _releases_hint(gpu),
-        release.source,
+        _ENGINE_CODE,
         moves=(*_releases_with_code(subject, gpu), *_gpus_with_code(subject, release)),
     )
 
@@ -71,7 +73,7 @@ def torch_kernels(subject: Subject) -> Iterator[Finding]:
         _GPU,
         text,
         _releases_hint(gpu),
-        torch.source,
+        _TORCH_CODE,
         moves=(*_releases_with_code(subject, gpu), *_gpus_with_code(subject, release)),
     )
 
@@ -120,7 +122,7 @@ def family_kernels(subject: Subject) -> Iterator[Finding]:
     )
     hint = "take 0.20.0 or newer: its code is for the whole family"
     moves = other_releases(subject, lambda row: Version(row.version) >= _FAMILY_CODE)
-    yield warning(_GPU, text, hint, release.source, moves=moves, verified=False)
+    yield warning(_GPU, text, hint, _ENGINE_CODE, moves=moves, verified=False)
 
 
 @rule("kernels-unknown", "the code in every locked wheel is known")
