@@ -2,7 +2,7 @@
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,10 @@ class Case:
     """Words that the findings must hold."""
     config: Mapping[str, Any] = field(default_factory=dict)
     """Fields of a model's config.json, in place of the catalogue's card."""
+    card: Mapping[str, Any] = field(default_factory=dict)
+    """Fields in which the model differs from the catalogue's card."""
+    drift: tuple[str, ...] = ()
+    """How a lock that is there differs from the stack."""
 
 
 DEFAULTS: Mapping[str, Any] = {
@@ -56,7 +60,9 @@ def subject(case: Case) -> Subject:
     model = rules.of_repo(repo) if repo else None
     if case.config:
         model = rules.of_config(repo or "folder", case.config, None, "folder")
-    return Subject(stack=stack, model=model)
+    if case.card and model and model.card:
+        model = replace(model, card=replace(model.card, **case.card))
+    return Subject(stack=stack, model=model, drift=case.drift)
 
 
 def _merged(default: Any, part: Any) -> Any:

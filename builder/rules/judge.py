@@ -81,6 +81,7 @@ def _quiet(finding: Finding, subject: Subject) -> Move | None:
     for move in sorted(finding.moves, key=cost):
         after = list(search.findings(subject.after(move)))
         is_worse = any(each.severity == "error" for each in after)
-        if not is_worse and not any(each.rule == finding.rule for each in after):
+        is_left = any(each.rule == finding.rule and each.severity != "note" for each in after)
+        if not is_worse and not is_left:
             return move
     return None

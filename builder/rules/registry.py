@@ -17,7 +17,21 @@ if TYPE_CHECKING:
 
 Check = Callable[["Subject"], Iterator["Finding"]]
 
-_FAMILIES: tuple[str, ...] = ("drivers", "wheels", "gpu_code", "compiler", "memory")
+_FAMILIES: tuple[str, ...] = (
+    "drivers",
+    "wheels",
+    "gpu_code",
+    "compiler",
+    "memory",
+    "arguments",
+    "values",
+    "conflicts",
+    "variables",
+    "origins",
+    "advisories",
+    "serving",
+    "container",
+)
 _rules: dict[str, Rule] = {}
 
 

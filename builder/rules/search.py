@@ -11,7 +11,7 @@ from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING
 
-from builder.rules.change import Change, Move, cost
+from builder.rules.change import Move, cost
 from builder.rules.registry import rules
 
 if TYPE_CHECKING:
@@ -51,12 +51,12 @@ def nearest(subject: Subject, refused: list[Finding]) -> Move | None:
     """Return the cheapest move after which nothing is refused, None where none was found."""
     order = count()
     queue: list[tuple[float, int, int, Move]] = []
-    seen: set[frozenset[Change]] = set()
+    seen: set[frozenset[tuple[str, str]]] = set()
 
     def offer(before: Move, depth: int, found: list[Finding]) -> None:
         for move in _proposed(found):
             both = merged(before, move)
-            key = frozenset(both)
+            key = frozenset((change.place, repr(change.value)) for change in both)
             if both != before and key not in seen:
                 seen.add(key)
                 heapq.heappush(queue, (cost(both), next(order), depth, both))

@@ -5,6 +5,8 @@ Facts are looked up once and only where they are asked for: a search judges hund
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -99,6 +101,14 @@ class Subject:
         if isinstance(value, str) and value.isdecimal():
             return int(value)
         return value if isinstance(value, int) and not isinstance(value, bool) else default
+
+    def mapping(self, flag: str) -> dict[str, Any]:
+        """Return what a flag of JSON says, empty where it says nothing or is no JSON object."""
+        value = self.args.get(flag)
+        if isinstance(value, str):
+            with suppress(ValueError):
+                value = json.loads(value)
+        return value if isinstance(value, dict) else {}
 
     @property
     def context(self) -> int:
