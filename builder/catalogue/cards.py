@@ -56,6 +56,8 @@ class ModelCard:
     """Layers that see everything, where others have a window."""
     vision_parameters: int = 0
     """Of `parameters`, never quantised or split."""
+    vision_heads: int | None = None
+    """Attention heads of the vision tower."""
     scheme: str | None = None
     """Of `quantisation.toml`, where the weights are quantised."""
     group: int | None = None

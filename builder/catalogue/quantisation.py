@@ -9,14 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from packaging.version import Version
 
 from builder.catalogue.tables import listed
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 How = Literal["native", "weight-only", "refused"]
 
@@ -28,6 +25,8 @@ class Floor:
     since: str
     capability: str | None = None
     """None: the method is there, but its floor was not found in the source."""
+    dtypes: tuple[str, ...] = ()
+    """What it multiplies in; empty where that was not found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +39,25 @@ class Method:
     removed: str | None = None
     """First release without it."""
     replacement: str = ""
-    deprecated: bool = False
-    dtypes: tuple[str, ...] = ()
-    """What it multiplies with in 0.20.2; empty where that was not read."""
+    deprecated: str | None = None
+    """First release that refuses it without `--allow-deprecated-quantization`."""
+    restored: str | None = None
+    """First release that takes it without that again."""
+    loads: tuple[str, ...] = ()
+    """Other names in checkpoints whose weights it takes; `any`: whatever they say."""
+    online: bool = False
+    """It quantises 16-bit weights while it loads them."""
     unverified: tuple[str, ...] = ()
+
+    def is_deprecated(self, version: str) -> bool:
+        """Whether a release wants `--allow-deprecated-quantization` for it."""
+        asked = Version(version)
+        is_over = self.restored is not None and asked >= Version(self.restored)
+        return self.deprecated is not None and Version(self.deprecated) <= asked and not is_over
+
+    def takes(self, checkpoint: str) -> bool:
+        """Whether it loads weights that their configuration calls so."""
+        return checkpoint == self.name or "any" in self.loads or checkpoint in self.loads
 
     def floor(self, version: str) -> Floor | None:
         """Return the floor in a release, None where the method is not offered."""
@@ -86,38 +100,52 @@ class Path:
 
     def covers(self, version: str, capability: str) -> bool:
         """Whether it speaks of a release and a compute capability."""
-        asked = Version(version)
-        is_past = self.until is not None and asked >= Version(self.until)
-        in_time = Version(self.since) <= asked and not is_past
-        return in_time and within(capability, self.minimum, self.maximum)
+        return _in_time(version, self.since, self.until) and within(
+            capability, self.minimum, self.maximum
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Attention:
-    """An attention backend of vLLM, or one kernel of it, as one release has it."""
+    """An attention backend of vLLM, or one kernel of it, and caches that it takes."""
 
-    read_in: str
-    """The release whose source was read."""
     name: str
+    since: str
     minimum: str
     kv_cache: tuple[str, ...]
     """Values of `--kv-cache-dtype` that it takes."""
     source: str
     maximum: str | None = None
+    until: str | None = None
+    """First release for which it is no longer so."""
     mla: bool = False
     unverified: tuple[str, ...] = ()
+
+    def there(self, version: str) -> bool:
+        """Whether a release has it."""
+        return _in_time(version, self.since, self.until)
+
+    def runs(self, version: str, capability: str, kv_cache: str) -> bool:
+        """Whether a release runs it on a compute capability, with such a cache."""
+        return (
+            kv_cache in self.kv_cache
+            and self.there(version)
+            and within(capability, self.minimum, self.maximum)
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """In which order a release tries its attention backends."""
+    """In which order releases try their attention backends."""
 
-    read_in: str
+    since: str
     mla: bool
     majors: tuple[int, ...]
     """Major compute capabilities; empty for all others."""
     backends: tuple[str, ...]
     source: str
+    until: str | None = None
+    """First release for which it is no longer so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +166,7 @@ def within(capability: str, minimum: str, maximum: str | None = None) -> bool:
     return _numbers(minimum) <= asked and (maximum is None or asked <= _numbers(maximum))
 
 
+@lru_cache(maxsize=4096)
 def path(scheme: str, version: str, capability: str) -> Path | None:
     """Return how a scheme runs there, None where no source says."""
     found = (each for each in paths() if each.scheme == scheme)
@@ -145,33 +174,30 @@ def path(scheme: str, version: str, capability: str) -> Path | None:
 
 
 def attention(version: str, capability: str, kv_cache: str, *, mla: bool = False) -> str | None:
-    """Return the backend that a release chooses, None where no backend takes that cache.
-
-    Releases between those that were read are taken to be as the nearest older one, else the oldest.
-    """
+    """Return the backend that a release chooses, None where no backend takes that cache."""
     return next(iter(choices(version, capability, kv_cache, mla=mla)), None)
 
 
+@lru_cache(maxsize=4096)
 def choices(version: str, capability: str, kv_cache: str, *, mla: bool = False) -> tuple[str, ...]:
-    """Return the backends that take that cache there, in the order in which they are tried."""
-    read = _nearest(version, {row.read_in for row in orders()})
-    rows = [row for row in attentions() if row.read_in == read and row.mla == mla]
-    fits = {
-        row.name
-        for row in rows
-        if kv_cache in row.kv_cache and within(capability, row.minimum, row.maximum)
-    }
+    """Return the backends that take a cache there, in the order in which they are tried."""
+    rows = [row for row in attentions() if row.mla == mla]
+    fits = {row.name for row in rows if row.runs(version, capability, kv_cache)}
+    own = [row for row in orders() if row.mla == mla and _in_time(version, row.since, row.until)]
     major = _numbers(capability)[0]
-    own = [row for row in orders() if row.read_in == read and row.mla == mla]
     order = next((row for row in own if major in row.majors), None)
-    order = order or next(row for row in own if not row.majors)
-    return tuple(name for name in order.backends if name in fits)
+    order = order or next((row for row in own if not row.majors), None)
+    return tuple(name for name in order.backends if name in fits) if order else ()
 
 
-def _nearest(version: str, read: Iterable[str]) -> str:
-    known = sorted(read, key=Version)
-    older = [each for each in known if Version(each) <= Version(version)]
-    return older[-1] if older else known[0]
+def _in_time(version: str, since: str, until: str | None) -> bool:
+    asked = _version(version)
+    return _version(since) <= asked and (until is None or asked < _version(until))
+
+
+@lru_cache(maxsize=1024)
+def _version(text: str) -> Version:
+    return Version(text)
 
 
 def _numbers(capability: str) -> tuple[int, int]:

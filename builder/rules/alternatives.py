@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from packaging.version import Version
 
 from builder.catalogue import gpus
+from builder.catalogue.cards import cards
 from builder.catalogue.releases import releases
 from builder.rules.change import Change, Move
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from builder.catalogue import Gpu
+    from builder.catalogue.cards import ModelCard
     from builder.catalogue.releases import Release
     from builder.rules.subject import Subject
 
@@ -98,3 +100,19 @@ def _distance(here: Gpu, other: Gpu) -> float:
 
 def _kind(gpu: Gpu) -> int:
     return _KINDS.index("workstation" if gpu.kind == "geforce" else gpu.kind)
+
+
+def other_checkpoints(subject: Subject, suits: Callable[[ModelCard], bool]) -> tuple[Move, ...]:
+    """Return moves to checkpoints of the same model that suit, the nearest in size first."""
+    here = subject.model.card if subject.model else None
+    if here is None or subject.stack.model.repo is None:
+        return ()
+    same = [
+        each
+        for each in cards().values()
+        if (each.parameters, each.layers) == (here.parameters, here.layers)
+        and each.repo != here.repo
+        and suits(each)
+    ]
+    same.sort(key=lambda each: (abs(each.tensor_bytes - here.tensor_bytes), each.repo))
+    return tuple((Change("model.repo", each.repo, rank / 100),) for rank, each in enumerate(same))

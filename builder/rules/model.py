@@ -56,6 +56,8 @@ class ModelFacts:
     group: int | None
     """Weights that share a scale."""
     source: str
+    vision_heads: int | None = None
+    """Attention heads of its vision tower; None where there is none, or nobody looked."""
     card: ModelCard | None = None
     """The catalogue's card of the repository, whatever the other facts come from."""
 
@@ -92,6 +94,7 @@ def of_config(
         method=str(quantised.get("quant_method") or "") or None,
         group=_group(quantised),
         source=f"config.json of {name}",
+        vision_heads=_vision_heads(config),
         card=card,
     )
 
@@ -108,6 +111,7 @@ def of_card(known: ModelCard, repo: str) -> ModelFacts:
         method=None,
         group=known.group,
         source=f"the catalogue's card of {known.repo}: {known.source}",
+        vision_heads=known.vision_heads,
         card=known,
     )
 
@@ -140,6 +144,12 @@ def _group(quantised: Mapping[str, Any]) -> int | None:
     if not found and quantised.get("weight_block_size"):
         found = quantised["weight_block_size"][0]
     return found if isinstance(found, int) and found > 0 else None
+
+
+def _vision_heads(config: Mapping[str, Any]) -> int | None:
+    tower = config.get("vision_config") or {}
+    found = tower.get("num_heads") or tower.get("num_attention_heads")
+    return found if isinstance(found, int) else None
 
 
 def _dtype(config: Mapping[str, Any]) -> str:

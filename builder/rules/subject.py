@@ -96,11 +96,12 @@ class Subject:
         return {k.replace("_", "-"): v for k, v in given if v is not False and v is not None}
 
     def number(self, flag: str, default: int) -> int:
-        """Return the whole number that a flag gives; what is none is another rule's business."""
+        """Return the number above zero that a flag gives; others are another rule's business."""
         value = self.args.get(flag, default)
         if isinstance(value, str) and value.isdecimal():
-            return int(value)
-        return value if isinstance(value, int) and not isinstance(value, bool) else default
+            value = int(value)
+        is_number = isinstance(value, int) and not isinstance(value, bool) and value > 0
+        return int(value) if is_number else default
 
     def mapping(self, flag: str) -> dict[str, Any]:
         """Return what a flag of JSON says, empty where it says nothing or is no JSON object."""

@@ -1,0 +1,49 @@
+"""What some models refuse: a number format, or to be cut into stages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from packaging.version import Version
+
+from builder.catalogue.tables import listed
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A class of models that refuses something, by release."""
+
+    architecture: str
+    """As `architectures` of a config.json names it."""
+    since: str
+    source: str
+    until: str | None = None
+    """First release for which it is no longer so."""
+    unverified: tuple[str, ...] = ()
+
+    def holds(self, version: str) -> bool:
+        """Whether it is so in a release."""
+        asked = Version(version)
+        return Version(self.since) <= asked and (self.until is None or asked < Version(self.until))
+
+
+def no_float16(architecture: str, version: str) -> Limit | None:
+    """Return why a model refuses float16, None where it does not."""
+    return _found("float16", architecture, version)
+
+
+def no_pipeline(architecture: str, version: str) -> Limit | None:
+    """Return why a model cannot be cut into stages, None where it can or nobody looked."""
+    return _found("pipeline", architecture, version)
+
+
+def _found(kind: str, architecture: str, version: str) -> Limit | None:
+    rows = (row for row in limits(kind) if row.architecture == architecture)
+    return next((row for row in rows if row.holds(version)), None)
+
+
+@lru_cache
+def limits(kind: str) -> tuple[Limit, ...]:
+    """Return the limits of one kind: `float16` or `pipeline`."""
+    return listed(Limit, "limits", kind)
