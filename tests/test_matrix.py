@@ -242,10 +242,14 @@ def test_nothing_is_checked_out(run: Run, stack: SmallStack, project: Path) -> N
 
 def test_an_unknown_revision_is_refused(run: Run, stack: SmallStack, project: Path) -> None:
     commit(project)
-    for name in ("nosuch", "0" * 40, "--output=x"):
+    for name in ("nosuch", "1" * 40, "--output=x"):
         code, out, err = run("--changed-since", name)
         assert (code, out) == (2, "")
         assert err.startswith(f"error: --changed-since: there is no revision `{name}`\nhint: ")
+
+
+def test_before_the_first_revision_there_was_nothing(run: Run, stack: SmallStack) -> None:
+    assert list(rows(run, "--changed-since", "0" * 40)) == [L4, H100]
 
 
 def test_a_folder_without_git_is_refused(

@@ -99,11 +99,12 @@ def every_stack() -> tuple[Path, ...]:
 def listed(stack_paths: Sequence[Path], since: str | None = None) -> tuple[Cell, ...]:
     """Return the images of stacks; those that are not as they were at a revision, if one is named.
 
-    What has no lock, or a stale one, is always among them.
+    What has no lock, or a stale one, is always among them.  A revision of zeros, which is how
+    git and CI say that there was none before, was before everything.
     """
     ours = _ours(None)
     found = [cell for path in stack_paths for cell in _cells(path, ours)]
-    if since is None or not found:
+    if since is None or not since.strip("0") or not found:
         return tuple(found)
     then = git.revision(found[0].stack.resolve().parent, since)
     earlier = _ours(then)
