@@ -67,7 +67,7 @@ class Handler(BaseHTTPRequestHandler):
             self.stream()
         else:
             Engine.add("tokens", body.get("max_tokens", 1))
-            key = "data" if self.path == "/v1/embeddings" else "choices"
+            key = "data" if self.path in ("/v1/embeddings", "/pooling") else "choices"
             self.say(200, {key: [{"text": "hello"}]})
 
     def control(self, body: dict[str, Any]) -> None:

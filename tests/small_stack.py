@@ -39,6 +39,7 @@ Members = Mapping[str, wheel_maker.Content]
 
 
 GPUS = {gpu.name: gpu for gpu in (lock_maker.L4, lock_maker.H100, lock_maker.B200)}
+"""Those that stacks here are for."""
 
 
 def cells(gpu: str | tuple[str, ...]) -> tuple[locks.Gpu, ...]:

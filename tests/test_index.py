@@ -3,6 +3,8 @@
 import datetime
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -329,3 +331,12 @@ def test_a_note_is_written_only_if_it_is_new(
     assert (tmp_path / "places" / SHA256).stat().st_ino == before
     index.remember(SHA256, "https://other.test/a.whl")
     assert list(index.remembered(SHA256)) == ["https://other.test/a.whl"]
+
+
+def test_the_usual_index_is_known_without_its_library() -> None:
+    code = "from builder.sources import index as i; import sys; print(i._usual_index());"
+    code += "print('pypi_simple' in sys.modules); import pypi_simple as p;"
+    code += "print(p.PYPI_SIMPLE_ENDPOINT)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    known, is_imported, meant = done.stdout.split()
+    assert (known, is_imported) == (meant, "False")

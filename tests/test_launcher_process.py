@@ -363,6 +363,18 @@ def test_refused_chat_is_noted_and_no_failure(launcher: Launcher) -> None:
     assert "/v1/chat/completions one message: not served, 400" in launcher.out
 
 
+@pytest.mark.parametrize("route", ["/v1/embeddings", "/pooling"])
+def test_model_that_writes_no_text_is_warmed_up_on_its_own_route(
+    launcher: Launcher, route: str
+) -> None:
+    launcher.spec["routes"] = [route]
+    launcher.behaviour = {"refuse": {"/v1/completions": 404, "/v1/chat/completions": 404}}
+    launcher.started()
+    seen = ask(launcher.port, "/_seen")[1]
+    assert {one["path"] for one in seen} == {route}
+    assert [len(one["body"]["input"]) for one in seen] == [1, 4, 16, 64, 256, 496]
+
+
 @pytest.mark.parametrize(
     "refuse",
     [

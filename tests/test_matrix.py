@@ -1,6 +1,7 @@
-"""A stack with several GPUs: which image is meant, what it is called, and where it goes."""
+"""`builder matrix`: every image of some stacks as CI wants it, or those that changed."""
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,29 +9,53 @@ from typing import Any
 
 import pytest
 
-from builder import cli, console, pipeline
+from builder import cli, console, files
 from builder import lock as locks
-from builder.engine.session import Options
-from builder.errors import UsageError
-from builder.outputs import Registry
-from builder.outputs import registry as registry_output
-from builder.pipeline import cells, planning
-from tests import registry_server
+from builder.errors import HostError, UsageError
+from builder.sources import git
 from tests.small_stack import SmallStack
 
-L4, H100, B200 = "l4-24gb", "h100-sxm-80gb", "b200-180gb"
-NAME = "localhost:5000/demo/small:0.32.0"
-ONE_OF = f"hint: add --gpu NAME, one of: {L4}, {H100}\n"
+L4, H100 = "l4-24gb", "h100-sxm-80gb"
+REPOSITORY = "localhost:5000/demo/small"
 
 Run = Callable[..., tuple[int, str, str]]
 
 
+def in_git(folder: Path, *words: str) -> str:
+    settings = ("-c", "user.name=Test", "-c", "user.email=test@example.com")
+    command = ["git", *settings, "-c", "commit.gpgsign=false", *words]
+    return subprocess.run(
+        command, cwd=folder, check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
+def commit(folder: Path) -> str:
+    in_git(folder, "add", "--all", ".")
+    in_git(folder, "commit", "--quiet", "--allow-empty", "--message", "x")
+    return in_git(folder, "rev-parse", "HEAD")
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository with a folder of stacks; the current folder."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    in_git(folder, "init", "--quiet")
+    (folder / ".gitignore").write_text("cache\n")
+    return folder
+
+
+@pytest.fixture
+def stack(project: Path) -> SmallStack:
+    return SmallStack(project / "stacks", gpu=f"[{L4}, {H100}]", engine="vllm")
+
+
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
-    def call(command: str, stack: SmallStack, *words: str) -> tuple[int, str, str]:
+    def call(*words: str) -> tuple[int, str, str]:
         capsys.readouterr()
-        monkeypatch.setenv("BUILDER_CACHE", str(stack.cache))
-        monkeypatch.setattr(sys, "argv", ["builder", command, str(stack.path), *words])
+        monkeypatch.setattr(sys, "argv", ["builder", "matrix", *words])
         code: Any = 0
         try:
             cli.main()
@@ -43,200 +68,237 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     console.configure(quiet=False)
 
 
-def stack_for(folder: Path, *gpus: str, **text: Any) -> SmallStack:
-    names = f"[{', '.join(gpus)}]" if len(gpus) > 1 else gpus[0]
-    return SmallStack(folder, gpu=names, engine="vllm", **text)
-
-
-@pytest.fixture
-def stack(tmp_path: Path) -> SmallStack:
-    return stack_for(tmp_path / "one", L4, H100)
-
-
-def test_every_gpu_gets_an_image_in_the_order_of_the_stack(run: Run, stack: SmallStack) -> None:
-    code, out, err = run("build", stack)
+def rows(run: Run, *words: str) -> dict[str, dict[str, Any]]:
+    code, out, err = run("--json", *words)
     assert code == 0, err
-    digests = out.split()
-    assert len(set(digests)) == 2
-    lines = [line for line in err.splitlines() if line.startswith(NAME)]
-    assert [line.partition(": ")[0] for line in lines] == [f"{NAME}-{L4}", f"{NAME}-{H100}"]
-    for gpu, digest in zip((L4, H100), digests, strict=True):
-        assert run("build", stack, "--gpu", gpu)[:2] == (0, f"{digest}\n")
+    return {row["gpu"]: row for row in json.loads(out)["include"]}
 
 
-def test_json_lists_several_images_and_names_one(run: Run, stack: SmallStack) -> None:
-    rows = json.loads(run("build", stack, "--json")[1])
-    assert [(row["gpu"], row["name"]) for row in rows] == [
-        (L4, f"{NAME}-{L4}"),
-        (H100, f"{NAME}-{H100}"),
-    ]
-    assert json.loads(run("build", stack, "--json", "--gpu", H100)[1]) == rows[1]
+def test_every_image_of_every_stack_is_a_row(run: Run, stack: SmallStack) -> None:
+    found = rows(run)
+    key = found[H100].pop("key")
+    assert key.startswith("sha256:")
+    assert list(found) == [L4, H100]
+    assert found[H100] == {
+        "stack": "stacks/small.yaml",
+        "name": "small",
+        "gpu": H100,
+        "image": f"{REPOSITORY}:0.32.0-{H100}",
+        "tag": f"0.32.0-{H100}",
+        "lock": "lockfiles/pylock.small.toml",
+        "baseline": f"lockfiles/small.{H100}.baseline.json",
+        "locked": True,
+        "stale": False,
+        "reason": "",
+    }
+    assert found[L4]["key"] != key
 
 
-def test_the_images_of_a_stack_share_every_layer(run: Run, stack: SmallStack) -> None:
-    one, other = json.loads(run("build", stack, "--json")[1])
-    assert one["layers"] == other["layers"]
-    written = {path for path in (stack.cache / "blobs").rglob("*") if path.is_file()}
-    run("build", stack)
-    assert {path for path in (stack.cache / "blobs").rglob("*") if path.is_file()} == written
-
-
-def test_another_gpu_leaves_the_image_of_a_cell_as_it_is(
-    run: Run, stack: SmallStack, tmp_path: Path
+@pytest.mark.parametrize(("gpu", "engine"), [("none", "vllm-cpu"), (L4, "vllm")])
+def test_one_image_of_a_stack_has_no_gpu_in_its_names(
+    run: Run, project: Path, gpu: str, engine: str
 ) -> None:
-    before = run("build", stack, "--gpu", H100)[1]
-    stack.change(gpu=f"[{B200}, {L4}, {H100}]")
-    assert run("build", stack, "--gpu", H100)[:2] == (0, before)
-    alone = stack_for(tmp_path / "alone", H100)
-    assert run("build", alone)[:2] == (0, before)
+    SmallStack(project / "stacks", gpu=gpu, engine=engine)
+    row = rows(run)[gpu]
+    assert (row["tag"], row["baseline"]) == ("0.32.0", "lockfiles/small.baseline.json")
 
 
-def test_a_stack_with_one_gpu_keeps_its_tag(run: Run, tmp_path: Path) -> None:
-    for words in ((), ("--gpu", H100)):
-        row = json.loads(run("build", stack_for(tmp_path / "x", H100), "--json", *words)[1])
-        assert (row["name"], row["gpu"]) == (NAME, H100)
-
-
-def test_cpu_is_the_gpu_none(run: Run, tmp_path: Path) -> None:
-    stack = SmallStack(tmp_path / "cpu")
-    row = json.loads(run("build", stack, "--json", "--gpu", "none")[1])
-    assert (row["name"], row["gpu"]) == (NAME, None)
-    code, _, err = run("build", stack, "--gpu", L4)
-    assert (code, err) == (2, f"error: --gpu: small is not for `{L4}`\nhint: --gpu none\n")
-
-
-@pytest.mark.parametrize(
-    ("gpu", "hint"), [("h100", f"hint: nearest: {H100}\n"), ("mi300x", ONE_OF)]
-)
-@pytest.mark.parametrize("command", ["build", "run", "plan", "render", "smoke"])
-def test_an_unknown_gpu_is_refused(
-    run: Run, stack: SmallStack, command: str, gpu: str, hint: str
-) -> None:
-    words = ("-o", "context") if command == "render" else ()
-    code, out, err = run(command, stack, *words, "--gpu", gpu)
-    assert (code, out) == (2, "")
-    assert err == f"error: --gpu: small is not for `{gpu}`\n{hint}"
-
-
-@pytest.mark.parametrize("command", ["run", "render", "smoke"])
-def test_one_image_must_be_named_where_one_is_needed(
-    run: Run, stack: SmallStack, command: str
-) -> None:
-    words = ("-o", "context") if command == "render" else ()
-    code, out, err = run(command, stack, *words)
-    fault = "one image is needed, and the stack has 2, one for each GPU"
-    assert (code, out, err) == (2, "", f"error: {stack.path}: {fault}\n{ONE_OF}")
-
-
-@pytest.mark.parametrize("output", ["oci:layout", "oci-archive:image.tar"])
-def test_a_place_for_one_image_takes_no_more(
-    run: Run, stack: SmallStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    code, out, err = run("build", stack, "--output", output)
-    fault = "one image is needed, and the stack has 2, one for each GPU"
-    assert (code, out, err) == (2, "", f"error: --output {output}: {fault}\n{ONE_OF}")
-    assert run("build", stack, "--output", output, "--gpu", L4)[0] == 0
-    assert (tmp_path / output.partition(":")[2]).exists()
-
-
-def test_a_dry_run_names_the_layers_that_all_share(run: Run, stack: SmallStack) -> None:
-    code, out, _ = run("build", stack, "--dry-run")
-    assert (code, len(out.splitlines())) == (0, 5)
-
-
-def layers(plan: str) -> str:
-    return plan[plan.index("  layers ") : plan.index("  a release sends")]
-
-
-def test_the_layers_of_a_plan_are_those_of_every_cell(run: Run, stack: SmallStack) -> None:
-    code, out, err = run("plan", stack)
+def test_people_see_a_table(run: Run, stack: SmallStack) -> None:
+    code, out, err = run("stacks/small.yaml")
+    lines = [line.split() for line in out.splitlines()]
     assert (code, err) == (0, "")
-    named = {gpu: run("plan", stack, "--gpu", gpu)[1] for gpu in (L4, H100)}
-    assert layers(out) == layers(named[L4]) == layers(named[H100])
+    assert [line[:3] for line in lines] == [
+        ["stack", "gpu", "lock"],
+        ["small", L4, "current"],
+        ["small", H100, "current"],
+    ]
+    assert [len(line[3]) for line in lines[1:]] == [12, 12]
 
 
-def test_the_lock_learns_the_layers_of_weights_for_all(run: Run, stack: SmallStack) -> None:
-    made = stack.lock
-    files = tuple(file.model_copy(update={"layer": None}) for file in made.models[0].files)
-    models = (made.models[0].model_copy(update={"files": files}),)
-    locks.write(stack.lock_path, made.model_copy(update={"models": models}))
-    err = run("build", stack)[2]
-    assert err.count("added the digests of weight layers") == 1
-    assert [cell.name for cell in stack.lock.cells] == [L4, H100]
-    assert any(file.layer for file in stack.lock.models[0].files)
+def test_the_table_fits_a_terminal(run: Run, project: Path) -> None:
+    name = "a-name-of-a-stack-that-is-as-long-as-the-schema-allows-it-to-be"
+    made = SmallStack(project / "stacks", gpu=L4, engine="vllm")
+    text = made.path.read_text().replace("name: small\n", f"name: {name}\n", 1)
+    text = text.replace(L4, "rtx-6000-ada-48gb")
+    (project / "stacks" / f"{name}.yaml").write_text(text)
+    _, out, _ = run()
+    assert max(map(len, out.splitlines())) <= 80
 
 
-def test_a_tag_that_is_given_is_exact_for_one_and_begins_those_of_several(
-    run: Run, stack: SmallStack
-) -> None:
-    name = NAME.replace("0.32.0", "v2")
-    rows = json.loads(run("build", stack, "--json", "--tag", "v2")[1])
-    assert [row["name"] for row in rows] == [f"{name}-{L4}", f"{name}-{H100}"]
-    row = json.loads(run("build", stack, "--json", "--tag", "v2", "--gpu", L4)[1])
-    assert row["name"] == name
+def test_what_has_no_lock_is_listed_with_the_reason(run: Run, stack: SmallStack) -> None:
+    stack.lock_path.unlink()
+    code, out, err = run("--json")
+    (one, _) = json.loads(out)["include"]
+    reason = "there is no lock: run builder lock stacks/small.yaml"
+    assert (code, one["locked"], one["key"], one["reason"]) == (0, False, None, reason)
+    assert f"warning: stacks/small.yaml: {L4} cannot be built: {reason}\n" in err
 
 
-PUSHES = {
-    "no tag": ("", (), [f"0.32.0-{L4}", f"0.32.0-{H100}"]),
-    "a tag": (":v2", (), [f"v2-{L4}", f"v2-{H100}"]),
-    "a tag for one": (":v2", ("--gpu", H100), ["v2"]),
-    "no tag for one": ("", ("--gpu", H100), [f"0.32.0-{H100}"]),
+def test_a_stale_lock_is_listed_and_fails(run: Run, stack: SmallStack) -> None:
+    before = stack.lock_path.read_text()
+    stack.change(gpu=f"[{L4}, b200-180gb]")
+    stack.lock_path.write_text(before)
+    code, out, err = run("--json")
+    found = {row["gpu"]: row for row in json.loads(out)["include"]}
+    assert [(gpu, row["stale"], row["locked"]) for gpu, row in found.items()] == [
+        (L4, True, True),
+        ("b200-180gb", True, False),
+    ]
+    assert found["b200-180gb"]["reason"].startswith(
+        "its lock is not for this GPU: run builder lock"
+    )
+    assert code == 4
+    assert "error: lockfiles/pylock.small.toml is out of date with stacks/small.yaml:\n" in err
+    assert f"  target.gpu: [{L4}, {H100}] -> [{L4}, b200-180gb]\n" in err
+    assert err.endswith("hint: run builder lock stacks/small.yaml\n")
+
+
+def test_nothing_changed(run: Run, stack: SmallStack, project: Path) -> None:
+    commit(project)
+    code, out, err = run("--json", "--changed-since", "HEAD")
+    assert (code, json.loads(out), err) == (0, {"include": []}, "nothing changed since HEAD\n")
+    assert run("--changed-since", "HEAD")[1] == ""
+
+
+CHANGES: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "version": ({"version": "0.33.0"}, [L4, H100]),
+    "port": ({"port": 9000}, [L4, H100]),
+    "another GPU": ({"gpu": f"[{L4}, {H100}, b200-180gb]"}, ["b200-180gb"]),
+    "another order": ({"gpu": f"[{H100}, {L4}]"}, []),
+    "one GPU alone, under another tag": ({"gpu": L4}, [L4]),
+    "nothing": ({}, []),
 }
 
 
-@pytest.mark.parametrize("name", PUSHES)
-def test_images_are_pushed_under_tags_of_their_own(
-    run: Run, stack: SmallStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+@pytest.mark.parametrize("name", CHANGES)
+def test_only_images_that_differ_are_listed(
+    run: Run, stack: SmallStack, project: Path, name: str
 ) -> None:
-    tag, words, expected = PUSHES[name]
-    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "no-docker"))
-    (tmp_path / "registry").mkdir()
-    with registry_server.serving(tmp_path / "registry") as registry:
-        repository = f"{registry.host}/demo/small"
-        code, out, err = run("build", stack, "--push", f"{repository}{tag}", "--json", *words)
-        assert code == 0, err
-        answer = json.loads(out)
-        rows = answer if isinstance(answer, list) else [answer]
-        pushed = [each for row in rows for each in row["pushed"]]
-        assert [each["reference"] for each in pushed] == [f"{repository}:{t}" for t in expected]
-        found = [registry.content.resolve("demo/small", t) for t in expected]
-        assert found == [row["digest"] for row in rows]
-        # Only its config and its manifest are new with a second image.
-        assert [each["sent"] for each in pushed][1:] == [1] * (len(expected) - 1)
+    change, expected = CHANGES[name]
+    before = commit(project)
+    stack.change(**change)
+    assert list(rows(run, "--changed-since", before)) == expected
+    commit(project)
+    assert list(rows(run, "--changed-since", before)) == expected
+    assert list(rows(run, "--changed-since", "HEAD")) == []
 
 
-def test_several_images_have_no_digest_in_common() -> None:
-    one = registry_output(f"r.test/a@sha256:{'0' * 64}", (), ())
-    assert isinstance(one, Registry)
-    with pytest.raises(UsageError, match="is one image, and several are built"):
-        one.of_cell(L4)
+def test_a_stack_that_was_not_there_is_new(run: Run, stack: SmallStack, project: Path) -> None:
+    before = in_git(project, "commit-tree", "-m", "x", in_git(project, "write-tree"))
+    commit(project)
+    assert list(rows(run, "--changed-since", before)) == [L4, H100]
 
 
-def test_an_image_is_for_the_gpu_that_it_was_built_for() -> None:
-    refused = "--gpu: some/image:1 is an image, for the GPU"
-    with pytest.raises(UsageError, match=refused):
-        pipeline.run("some/image:1", Options(), L4)
-    with pytest.raises(UsageError, match=refused):
-        pipeline.smoke("some/image:1", None, L4)
+@pytest.mark.parametrize("text", ["", "[tool.builder]\nversion = 99\n"], ids=["damaged", "newer"])
+def test_of_a_lock_that_cannot_be_read_nothing_is_known(
+    run: Run, stack: SmallStack, project: Path, text: str
+) -> None:
+    now = stack.lock_path.read_text()
+    stack.lock_path.write_text(text)
+    before = commit(project)
+    stack.lock_path.write_text(now)
+    assert list(rows(run, "--changed-since", before)) == [L4, H100]
 
 
-def test_one_build_is_of_one_image(stack: SmallStack, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("BUILDER_CACHE", str(stack.cache))
-    with pytest.raises(UsageError, match="one image is needed"):
-        pipeline.build(stack.path, pipeline.BuildOptions())
-    built = pipeline.build(stack.path, pipeline.BuildOptions(gpu=L4))
-    assert built.locked.lock.gpu == stack.lock.cells[0]
+def test_a_missing_or_stale_lock_is_always_listed(
+    run: Run, stack: SmallStack, project: Path
+) -> None:
+    lock = stack.lock_path.read_text()
+    stack.change(port=9000)
+    stack.lock_path.write_text(lock)
+    commit(project)
+    code, out, _ = run("--json", "--changed-since", "HEAD")
+    assert (code, len(json.loads(out)["include"])) == (4, 2)
+    stack.lock_path.unlink()
+    commit(project)
+    assert list(rows(run, "--changed-since", "HEAD")) == [L4, H100]
 
 
-def test_a_list_of_one_gpu_is_that_gpu(run: Run, tmp_path: Path) -> None:
-    alone = run("build", stack_for(tmp_path / "alone", H100))[1]
-    listed = SmallStack(tmp_path / "listed", gpu=f"[{H100}]", engine="vllm")
-    assert run("build", listed)[:2] == (0, alone)
-    assert cells.asked(listed.path, None) == (H100,)
+def test_another_smoke_suite_is_another_image_to_test(
+    run: Run, stack: SmallStack, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite = project / "smoke"
+    (suite / "deeper").mkdir(parents=True)
+    (suite / "deeper" / "test_x.py").write_text("assert True\n")
+    data_path = files.data_path
+    found = {"smoke": suite}
+    monkeypatch.setattr(files, "data_path", lambda name: found.get(name) or data_path(name))
+    keys = [row["key"] for row in rows(run).values()]
+    commit(project)
+    (suite / "notes.txt").write_text("no part of it")
+    assert list(rows(run, "--changed-since", "HEAD")) == []
+    (suite / "deeper" / "test_x.py").write_text("assert 1\n")
+    assert list(rows(run, "--changed-since", "HEAD")) == [L4, H100]
+    assert not set(keys) & {row["key"] for row in rows(run).values()}
 
 
-def test_a_plan_of_a_cell_is_of_its_lock(stack: SmallStack) -> None:
-    locked = cells.of(stack.path, H100, may_lock=False)
-    assert locked.lock == locks.read(stack.lock_path).cell(H100)
-    assert planning.plan_lock(locked, stack.cache, planning.PlanOptions()).layers
+def test_nothing_is_checked_out(run: Run, stack: SmallStack, project: Path) -> None:
+    before = commit(project)
+    stack.change(port=9000)
+    status = in_git(project, "status", "--porcelain")
+    run("--changed-since", before)
+    assert in_git(project, "status", "--porcelain") == status
+
+
+def test_an_unknown_revision_is_refused(run: Run, stack: SmallStack, project: Path) -> None:
+    commit(project)
+    for name in ("nosuch", "1" * 40, "--output=x"):
+        code, out, err = run("--changed-since", name)
+        assert (code, out) == (2, "")
+        assert err.startswith(f"error: --changed-since: there is no revision `{name}`\nhint: ")
+
+
+def test_before_the_first_revision_there_was_nothing(run: Run, stack: SmallStack) -> None:
+    assert list(rows(run, "--changed-since", "0" * 40)) == [L4, H100]
+
+
+def test_a_folder_without_git_is_refused(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = SmallStack(tmp_path / "stacks")
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run("--changed-since", "HEAD")
+    assert (code, out) == (2, "")
+    start = f"error: --changed-since: {made.path.parent.resolve()}: fatal: not a git repository"
+    assert err.startswith(start)
+    assert err.endswith("hint: run it inside a checkout\n")
+    assert rows(run)["none"]["locked"]
+
+
+def test_a_machine_without_git_says_so(
+    stack: SmallStack, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(HostError, match="`git` is not installed"):
+        git.revision(stack.path.parent, "HEAD")
+
+
+def test_a_folder_without_stacks_is_refused(run: Run, tmp_path: Path, project: Path) -> None:
+    code, _, err = run()
+    assert (code, err) == (
+        2,
+        "error: stacks: there are no stacks here\nhint: name them: builder matrix STACK...\n",
+    )
+
+
+def test_files_of_a_revision(project: Path) -> None:
+    (project / "a folder").mkdir()
+    (project / "a folder" / "ü.txt").write_text("then")
+    revision = git.revision(project, commit(project))
+    (project / "a folder" / "ü.txt").write_text("now")
+    (project / "new").write_text("new")
+    assert revision.text(project / "a folder" / "ü.txt") == "then"
+    assert revision.text(project / "new") is None
+    assert revision.text(project.parent / "outside") is None
+    assert revision.text(project / "a folder") is None
+    assert revision.below(project / "a folder") == (project / "a folder" / "ü.txt",)
+    with pytest.raises(UsageError):
+        git.revision(project, "nosuch")
+
+
+def test_a_key_is_of_the_lock_narrowed_to_the_gpu(run: Run, stack: SmallStack) -> None:
+    before = rows(run)[L4]["key"]
+    stack.change(gpu=L4)
+    assert rows(run)[L4]["key"] == before
+    assert locks.read(stack.lock_path).gpu is not None

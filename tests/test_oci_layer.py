@@ -2,6 +2,8 @@
 
 import gzip
 import hashlib
+import subprocess
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import get_args
@@ -14,6 +16,7 @@ from builder.errors import HostError, IntegrityError
 from builder.oci import layer as layers
 from builder.oci.layer import Compression, Layer, LayerSink
 from builder.oci.store import Store
+from builder.units import MIB
 
 COMPRESSIONS: tuple[Compression, ...] = get_args(Compression)
 CONTENT = b"".join(hashlib.sha256(b"%d" % n).digest() * 7 for n in range(15_000))
@@ -107,3 +110,36 @@ def test_a_damaged_blob_of_the_store_is_removed_so_that_the_next_run_makes_it(
         list(layer.chunks())
     assert caught.value.hint == "the damaged blob was removed: run the command again"
     assert store.recall("key") is None
+
+
+MEMORY = """
+import random, re, threading
+from pathlib import Path
+from builder.oci.layer import LayerSink
+
+def resident():
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmRSS:\\s+(\\d+) kB", status)[1]) * 1024
+
+def write():
+    sink = LayerSink("zstd", lambda data: None)
+    for number in range(30):
+        sink(CHUNKS[number % 4])  # further back than zstd looks
+    sink.finish("layer", Path("layer"))
+
+CHUNKS = [random.Random(seed).randbytes(1 << 20) for seed in range(4)]
+before = resident()
+for _ in range(4):
+    writers = [threading.Thread(target=write) for _ in range(2)]
+    for writer in writers: writer.start()
+    for writer in writers: writer.join()
+print(resident() - before)
+"""
+
+
+def test_the_memory_of_a_layer_is_given_back() -> None:
+    """In a process of its own: what others left would be counted too."""
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) < 40 * MIB

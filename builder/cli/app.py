@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from builder import __version__, console, pipeline
-from builder.cli import build, check, plan, render, run, smoke, store
+from builder.cli import build, check, matrix, plan, render, run, smoke, store
 from builder.cli.missing import show_missing
 from builder.errors import Interrupted, StaleLockError, UsageError
 from builder.units import human_bytes
@@ -159,6 +159,7 @@ def fetch(
 
 build.register(app)
 check.register(app)
+matrix.register(app)
 plan.register(app)
 run.register(app)
 render.register(app)

@@ -14,7 +14,16 @@ from builder.pipeline.building import (
     forecast,
     missing,
 )
-from builder.pipeline.locking import Locked, LockOptions, LockResult, current, drift, lock, stale
+from builder.pipeline.locking import (
+    Locked,
+    LockOptions,
+    LockResult,
+    current,
+    drift,
+    lock,
+    stale,
+    stale_lock,
+)
 from builder.pipeline.rendering import RenderOptions, build_with_buildkit, render
 from builder.pipeline.running import run, smoke
 
@@ -40,4 +49,5 @@ __all__ = [
     "run",
     "smoke",
     "stale",
+    "stale_lock",
 ]

@@ -132,9 +132,14 @@ def current(stack_path: Path, *, may_lock: bool) -> Locked:
 
 def stale(locked: Locked, differences: Sequence[Drift]) -> StaleLockError:
     """Return the error for a lock that differs from its stack."""
+    return stale_lock(locked.lock_path, locked.stack_path, differences)
+
+
+def stale_lock(lock_path: Path, stack_path: Path, differences: Sequence[Drift]) -> StaleLockError:
+    """Return the error for the lock in a file that differs from the stack in another."""
     listed = "".join(f"\n  {difference}" for difference in differences)
-    message = f"{locked.lock_path} is out of date with {locked.stack_path}:{listed}"
-    return StaleLockError(message, f"run builder lock {locked.stack_path}")
+    message = f"{lock_path} is out of date with {stack_path}:{listed}"
+    return StaleLockError(message, f"run builder lock {stack_path}")
 
 
 def _has_lock(stack_path: Path) -> bool:

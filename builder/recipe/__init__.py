@@ -1,6 +1,14 @@
 """What an image is made of: a pure function of the lock."""
 
-from builder.recipe.config import MODELS, PREFIX, created, image_name, model_folder, served_name
+from builder.recipe.config import (
+    MODELS,
+    PREFIX,
+    created,
+    image_name,
+    model_folder,
+    name_in,
+    served_name,
+)
 from builder.recipe.parts import (
     BasePart,
     LauncherPart,
@@ -28,6 +36,7 @@ __all__ = [
     "image_name",
     "is_weight",
     "model_folder",
+    "name_in",
     "pins",
     "recipe",
     "served_name",

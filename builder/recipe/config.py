@@ -60,13 +60,20 @@ def model_folder(lock: Lock) -> str:
 
 
 def image_name(lock: Lock, tag: str | None = None, suffix: str = "") -> str:
+    """Return `repository:tag` of a lock's image, see `name_in`."""
+    return name_in(lock.stack, tag, suffix)
+
+
+def name_in(stack: Mapping[str, Any], tag: str | None = None, suffix: str = "") -> str:
     """Return `repository:tag`; the tag is the engine's version with `suffix` unless one is given.
+
+    `stack` is the canonical copy of one.
 
     Raises:
         UsageError: the tag is none (OCI distribution specification, "Pulling manifests").
     """
-    repository = lock.stack.get("image", {}).get("repository") or lock.name
-    chosen = tag or str(lock.stack["engine"]["version"]).replace("+", "-") + suffix
+    repository = stack.get("image", {}).get("repository") or stack["name"]
+    chosen = tag or str(stack["engine"]["version"]).replace("+", "-") + suffix
     if not _TAG.fullmatch(chosen):
         message = f"--tag: expected letters, digits, `_`, `.` and `-`, got `{chosen}`"
         raise UsageError(message)

@@ -10,6 +10,7 @@ import configparser
 import contextlib
 import datetime
 import functools
+import importlib.util
 import json
 import os
 import re
@@ -57,16 +58,30 @@ class Place:
 @functools.cache
 def settings() -> Settings:
     """Read pip's settings: environment first, then its files, as pip does."""
-    from pypi_simple import PYPI_SIMPLE_ENDPOINT
-
     values = _pip_values()
     certificates = values.get("cert", "").strip()
     return Settings(
-        index=([*_addresses(values, "index-url")] or [PYPI_SIMPLE_ENDPOINT])[-1],
+        index=([*_addresses(values, "index-url")] or [_usual_index()])[-1],
         extra=tuple(_addresses(values, "extra-index-url")),
         find_links=tuple(_addresses(values, "find-links")),
         certificates=str(Path(certificates).expanduser()) if certificates else None,
     )
+
+
+def _usual_index() -> str:
+    """Return the index that every Python tool has.
+
+    A constant of pypi_simple, read from its source: importing that brings an HTTP client and a
+    parser of HTML, and takes as long as the rest of `builder` together.
+    """
+    found = importlib.util.find_spec("pypi_simple")
+    source = Path(found.origin).read_text("utf-8") if found and found.origin else ""
+    match = re.search(r'^PYPI_SIMPLE_ENDPOINT\b.*?"(\S+)"', source, re.MULTILINE)
+    if match:
+        return match[1]
+    from pypi_simple import PYPI_SIMPLE_ENDPOINT
+
+    return PYPI_SIMPLE_ENDPOINT
 
 
 def _addresses(values: Mapping[str, str], key: str) -> Iterator[str]:
