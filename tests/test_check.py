@@ -113,6 +113,17 @@ def test_strict_refuses_warnings(run: Run, stack: Callable[..., str]) -> None:
     assert run("check", "--strict", path)[0] == 3
 
 
+def test_notes_are_named_and_shown_when_asked_for(run: Run, stack: Callable[..., str]) -> None:
+    path = stack()
+    _, short, _ = run("check", path)
+    assert "notes (--notes shows them): " in short
+    assert "unlocked" in short
+    assert "note: " not in short
+    _, long, _ = run("check", "--notes", path)
+    assert "rule: unlocked" in long
+    assert max(map(len, long.splitlines())) <= 80
+
+
 def test_explain_prints_the_page(run: Run) -> None:
     code, out, _ = run("explain", "driver-floor")
     assert code == 0

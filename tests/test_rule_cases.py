@@ -77,7 +77,7 @@ def test_every_rule_named_in_a_case_exists() -> None:
     assert named - rules.rules().keys() == set()
 
 
-NEED_A_LOCK = {"kernels-unknown"}
+NEED_A_LOCK = {"kernels-unknown", "library-kernels"}
 """Rules of a lock's wheels: tests/test_rules_*.py."""
 
 

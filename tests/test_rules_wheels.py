@@ -128,20 +128,11 @@ def test_what_a_release_compiles_as_it_starts(
     assert (compiled_at_start(part, version, capability) is not None) is is_there
 
 
-class _Locked(Subject):
-    """A subject whose lock carries GPU code that nobody has read."""
-
-    @property
-    def carriers(self) -> tuple[str, ...]:
-        return ("torch", "xformers")
-
-    def locked_code(self, distribution: str) -> tuple[str, ...] | None:
-        return ("80", "90") if distribution == "torch" else None
-
-
-def locked(name: str = "h100-sxm-80gb") -> Subject:
-    plain = subject(gpu=name)
-    return _Locked(stack=plain.stack, model=plain.model, lock=lock_maker.lock())
+def locked(gpu: str = "h100-sxm-80gb") -> Subject:
+    """A lock with GPU code that nobody has read, beside code that is known."""
+    wheels = tuple(lock_maker.wheel(name) for name in ("torch", "nvidia-cublas", "certifi"))
+    code = {"torch": lock_maker.code("80 90")}
+    return replace(subject(gpu=gpu), lock=lock_maker.lock(wheels=wheels, code=code))
 
 
 def test_unread_wheels_of_a_lock_are_named() -> None:
@@ -149,8 +140,7 @@ def test_unread_wheels_of_a_lock_are_named() -> None:
     assert [(finding.severity, finding.rule) for finding in found] == [
         ("warning", "kernels-unknown")
     ]
-    assert "xformers" in found[0].text
-    assert "torch" not in found[0].text
+    assert "the locked nvidia-cublas has code for" in found[0].text
 
 
 def test_without_a_lock_no_wheel_is_known_by_its_digest() -> None:
@@ -162,3 +152,24 @@ def test_the_lock_knows_better_than_the_catalogue() -> None:
     assert [finding.text for finding in found] == []
     found = list(rules.rules()["torch-kernels"](locked("rtx-5090-32gb")))
     assert "it has 80, 90" in found[0].text
+
+
+def with_library(*architectures: str) -> Subject:
+    names = ("vllm", "torch", "nvidia-cublas")
+    wheels = tuple(lock_maker.wheel(name) for name in names)
+    code = {
+        "nvidia-cublas": lock_maker.code(" ".join(architectures)),
+        "vllm": lock_maker.code("90"),
+        "torch": lock_maker.code("90"),
+    }
+    return replace(subject(), lock=lock_maker.lock(wheels=wheels, code=code))
+
+
+def test_a_library_without_code_for_the_gpu_is_refused() -> None:
+    (finding,) = rules.rules()["library-kernels"](with_library("75", "80"))
+    assert (finding.severity, finding.place) == ("error", "engine.version")
+    assert "the locked nvidia-cublas 1.0 has no code for NVIDIA H100" in finding.text
+
+
+def test_a_library_with_code_for_the_gpu_says_nothing() -> None:
+    assert list(rules.rules()["library-kernels"](with_library("75", "80", "90"))) == []

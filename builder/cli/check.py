@@ -33,13 +33,14 @@ def _check(
     stacks: Annotated[list[Path], typer.Argument(metavar="STACK...", help="Stack files.")],
     *,
     strict: Annotated[bool, typer.Option("--strict", help="Fail on warnings too.")] = False,
+    notes: Annotated[bool, typer.Option("--notes", help="Show what is good to know.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")] = False,
 ) -> None:
     checked, faults = _all(stacks)
     if json:
         console.emit_json([*map(described, checked), *faults])
     else:
-        show(line for each in checked for line in screen(each))
+        show(line for each in checked for line in screen(each, notes=notes))
     _require(checked, faults, strict=strict)
 
 
@@ -70,7 +71,7 @@ def _require(checked: Sequence[Checked], faults: Sequence[dict[str, Any]], *, st
         raise StackError(message, "builder explain RULE says more")
 
 
-def screen(checked: Checked) -> Iterator[Line]:
+def screen(checked: Checked, *, notes: bool) -> Iterator[Line]:
     """Yield the lines of the answer for one stack."""
     for verdict in checked.verdicts:
         yield _head(checked, verdict), _STYLES[verdict.word]
@@ -78,7 +79,7 @@ def screen(checked: Checked) -> Iterator[Line]:
             yield from (
                 (line, "") for line in findings.wrapped(memory_bar.words(found), "  ", "    ")
             )
-    yield from _findings(checked)
+    yield from _findings(checked, notes=notes)
     yield from nearest(checked)
 
 
@@ -88,12 +89,19 @@ def _head(checked: Checked, verdict: Verdict) -> str:
     return f"{checked.path}: {verdict.word} on {where}"
 
 
-def _findings(checked: Checked) -> Iterator[Line]:
+def _findings(checked: Checked, *, notes: bool) -> Iterator[Line]:
     cells = [(_gpu(verdict), verdict.findings) for verdict in checked.verdicts]
+    hidden: list[str] = []
     for finding, gpus in findings.grouped(cells):
+        if finding.severity == "note" and not notes:
+            hidden.append(finding.rule)
+            continue
         place = f"{checked.path}:{checked.line(finding.place)}: {finding.place}"
         only = "" if len(gpus) == len(cells) else f" ({', '.join(gpus)})"
         yield from findings.lines(finding, place, only)
+    if hidden:
+        said = f"notes (--notes shows them): {', '.join(dict.fromkeys(hidden))}"
+        yield from ((line, "dim") for line in findings.wrapped(said, "  ", "    "))
 
 
 def _gpu(verdict: Verdict) -> str:
@@ -133,7 +141,7 @@ def _cell(checked: Checked, verdict: Verdict) -> dict[str, Any]:
             findings.described(each, checked.line(each.place)) for each in verdict.findings
         ],
         "nearest": findings.move(verdict.nearest),
-        "memory": memory_bar.described(verdict.memory),
+        "memory": memory_bar.described(verdict.subject),
     }
 
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from builder.cli.colour import Line
     from builder.memory import Forecast
+    from builder.rules import Subject
 
 _WIDTH = 72
 _SIGNS = {
@@ -56,11 +57,17 @@ def _taken(found: Forecast) -> str:
     return f"{used / GIB:.1f} of {found.budget_bytes / GIB:.1f} GiB taken"
 
 
-def described(found: Forecast | None) -> dict[str, Any] | None:
-    """Return a forecast as JSON shows it: bytes of one GPU."""
-    if found is None:
+def described(subject: Subject) -> dict[str, Any] | None:
+    """Return a forecast as JSON shows it: bytes of one GPU, and what would fit."""
+    from builder.rules.memory import answers, forecast_of
+
+    found, fits = forecast_of(subject), answers(subject)
+    if found is None or fits is None:
         return None
     return {
+        "largest_context": fits.context,
+        "highest_concurrency": fits.requests,
+        "smallest_gpu": fits.gpu,
         "fits": found.fits,
         "close": found.is_close,
         "total_bytes": found.device.total_bytes,

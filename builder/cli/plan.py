@@ -130,6 +130,7 @@ def _memory(verdicts: Sequence[Verdict]) -> Iterator[Line]:
         yield from ((line, look) for line in findings.wrapped(text, "  ", "    "))
         if len(known) == 1:
             yield from memory_bar.bar(memory)
+            yield from _fits(verdicts)
 
 
 def _size(count: int, *, is_exact: bool) -> str:
@@ -221,6 +222,15 @@ def _limits(limits: Profile) -> str:
     return f"{limits.name} takes layers of {doubt}up to {human_bytes(limits.layer_bytes)}{time}"
 
 
+def _fits(verdicts: Sequence[Verdict]) -> Iterator[Line]:
+    from builder.rules.memory import answers
+
+    fits = next(filter(None, (answers(verdict.subject) for verdict in verdicts)), None)
+    if fits is not None:
+        smallest = f"; the smallest GPU for it: {fits.gpu}" if fits.gpu else ""
+        yield f"  longest context here: {fits.context:,} tokens{smallest}", ""
+
+
 # --- findings ------------------------------------------------------------------------------------
 
 
@@ -252,7 +262,7 @@ def _findings(found: Overview) -> Iterator[Line]:
     if notes:
         yield "", ""
         plural = "note" if notes == 1 else "notes"
-        yield f"  {notes} {plural}: builder check tells", "dim"
+        yield f"  {notes} {plural}: builder check --notes", "dim"
 
 
 def _nearest(found: Overview) -> Iterator[Line]:
@@ -286,5 +296,5 @@ def _cell(verdict: Verdict) -> dict[str, Any]:
         "gpu": verdict.subject.stack.target.gpu,
         "verdict": verdict.word,
         "nearest": findings.move(verdict.nearest),
-        "memory": memory_bar.described(verdict.memory),
+        "memory": memory_bar.described(verdict.subject),
     }

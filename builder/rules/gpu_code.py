@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from packaging.version import Version
 
 from builder import catalogue
+from builder.catalogue.code import carrier
 from builder.catalogue.releases import code, releases, torch_releases
 from builder.rules.alternatives import other_gpus, other_releases
 from builder.rules.finding import error, warning
@@ -123,6 +124,23 @@ def family_kernels(subject: Subject) -> Iterator[Finding]:
     hint = "take 0.20.0 or newer: its code is for the whole family"
     moves = other_releases(subject, lambda row: Version(row.version) >= _FAMILY_CODE)
     yield warning(_GPU, text, hint, _ENGINE_CODE, moves=moves, verified=False)
+
+
+@rule("library-kernels", "the libraries beside the engine have code for the GPU")
+def library_kernels(subject: Subject) -> Iterator[Finding]:
+    """Refuse a lock in which a library that everything needs has no code for the GPU."""
+    gpu, lock = subject.gpu, subject.lock
+    if lock is None or gpu is None:
+        return
+    own = {"torch", catalogue.engine(subject.stack.engine.name).distribution}
+    for wheel in lock.wheels:
+        row, has = carrier(wheel.name), subject.locked_code(wheel.name)
+        if wheel.name in own or row is None or not row.needed or has is None:
+            continue
+        if code(has, gpu.compute_capability) == "none":
+            text = _missing(f"the locked {wheel.name} {wheel.version}", has, gpu)
+            hint = "take a release of the engine that brings another, or another GPU"
+            yield error(_VERSION, text, hint, f"the wheel, as the lock has it; {row.source}")
 
 
 @rule("kernels-unknown", "the code in every locked wheel is known")

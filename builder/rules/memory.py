@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from builder.catalogue import gpus
 from builder.catalogue.cards import cards
 from builder.catalogue.flags import default
-from builder.memory import Device, forecast, largest_context, of_stack
+from builder.memory import (
+    Device,
+    forecast,
+    highest_concurrency,
+    largest_context,
+    of_stack,
+    smallest_gpu,
+)
 from builder.memory import can_split as can_be_split
 from builder.rules.alternatives import other_gpus
 from builder.rules.change import Change, Move
@@ -42,7 +52,10 @@ def model_unknown(subject: Subject) -> Iterator[Finding]:
     """Warn of a model of which nothing is known here: memory and splits are not judged."""
     if subject.model is None:
         name = subject.stack.model.repo or subject.stack.model.path
-        text = f"nothing is known of {name}: neither memory nor its split over GPUs is judged"
+        unjudged = (
+            "neither memory nor its split over GPUs is" if subject.gpu else "its context is not"
+        )
+        text = f"nothing is known of {name}: {unjudged} judged"
         hint = "run builder lock, which asks the hub for its config.json and sizes"
         yield warning("model.repo", text, hint, "no lock, no card in the catalogue")
 
@@ -130,16 +143,46 @@ def _error(found: Forecast) -> str:
     return f"the forecast's own error of {_gib(found.budget_bytes * 2 // 100)}"
 
 
-def _answers(subject: Subject) -> str:
-    """Say what would fit: context, cards, GPUs."""
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What would fit, of a model served as the stack says."""
+
+    context: int
+    """The longest one on this GPU; 0 where not even one block fits."""
+    requests: int
+    """Of the stack's own length, at once."""
+    gpu: str | None
+    """The catalogue's smallest on which it fits, as many of them as here; None if none does."""
+
+
+def answers(subject: Subject) -> Answers | None:
+    """Return what would fit; None where model or GPU is unknown, or it cannot be split."""
     model, gpu = subject.model, subject.gpu
-    serving = of_subject(subject, model) if model else None
-    if model is None or gpu is None or serving is None:
+    if forecast_of(subject) is None or model is None or gpu is None:
+        return None
+    serving = of_stack(subject.stack, model.shape)
+    arch = subject.stack.target.platform.partition("/")[2]
+    sold = [each for each in gpus().values() if each.arch == arch and not each.one_market]
+    smallest = smallest_gpu(model.shape, serving, sold)
+    return Answers(
+        largest_context(model.shape, serving, Device.of(gpu)),
+        highest_concurrency(model.shape, serving, Device.of(gpu)),
+        smallest.name if smallest else None,
+    )
+
+
+def _answers(subject: Subject) -> str:
+    """Say what would fit: a lower share, a context, a GPU."""
+    found, fits = forecast_of(subject), answers(subject)
+    if found is None or fits is None:
         return "serve less"
-    tokens = largest_context(model.shape, serving, Device.of(gpu))
-    if tokens:
-        return f"the longest context that fits is {tokens:,} tokens"
-    return "no context fits: take more or larger GPUs, or a quantised checkpoint"
+    if found.excess_bytes:
+        share = math.floor(found.free_bytes / found.device.total_bytes * 100) / 100
+        return f"write gpu_memory_utilization: {share}, or less"
+    where = f"; the smallest GPU on which it fits is {fits.gpu}" if fits.gpu else ""
+    if fits.context:
+        return f"the longest context that fits is {fits.context:,} tokens{where}"
+    return f"no context fits: take more or larger GPUs, or a quantised checkpoint{where}"
 
 
 def _moves(subject: Subject) -> Iterator[Move]:
@@ -221,8 +264,8 @@ def utilisation_default(subject: Subject) -> Iterator[Finding]:
     row = default("gpu_memory_utilization", subject.version)
     if row is not None:
         text = (
-            f"{subject.engine} takes {row.value} of the GPU by default; it was 0.9 before 0.20.0, "
-            f"when graphs were not counted yet"
+            f"{subject.engine} takes {row.value} of the GPU by default; from 0.20.0 on that is "
+            f"0.92, graphs included, before it was 0.9 without them"
         )
         hint = f"write gpu_memory_utilization: {row.value}, so that an upgrade does not move it"
         yield note(_SHARE, text, hint, row.source)
