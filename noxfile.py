@@ -47,9 +47,11 @@ def faults(session: nox.Session) -> None:
 
 @nox.session(default=False, tags=["update"])
 def relock(session: nox.Session) -> None:
-    """Move every pin to what its stack allows today."""
+    """Move every pin to what its stack allows today; stacks without a lock stay without."""
     session.install("-e.")
-    session.run("builder", "lock", "--upgrade", *map(str, sorted(Path("stacks").glob("*.yaml"))))
+    locks = sorted(Path("lockfiles").glob("pylock.*.toml"))
+    stacks = [f"stacks/{path.name.split('.')[1]}.yaml" for path in locks]
+    session.run("builder", "lock", "--upgrade", *stacks)
 
 
 @nox.session(default=False, tags=["update"])
@@ -65,6 +67,13 @@ def catalogue(session: nox.Session) -> None:
         return
     check = () if "write" in session.posargs else ("--check",)
     session.run("python", "-m", "builder.sources.catalogue_refresh", *check)
+
+
+@nox.session(default=False, tags=["update"])
+def reference(session: nox.Session) -> None:
+    """Write the list of rules in docs/rules."""
+    session.install("-e.")
+    session.run("python", "-m", "docs.rules_index")
 
 
 @nox.session(default=False, tags=["update"])
