@@ -1,14 +1,13 @@
 """A stack with several GPUs: which image is meant, what it is called, and where it goes."""
 
 import json
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from builder import cli, console, pipeline
+from builder import console, pipeline
 from builder import lock as locks
 from builder.engine.session import Options
 from builder.errors import UsageError
@@ -16,28 +15,21 @@ from builder.outputs import Registry
 from builder.outputs import registry as registry_output
 from builder.pipeline import cells, planning
 from tests import registry_server
+from tests.command_line import Run, runner
 from tests.small_stack import SmallStack
 
 L4, H100, B200 = "l4-24gb", "h100-sxm-80gb", "b200-180gb"
 NAME = "localhost:5000/demo/small:0.32.0"
 ONE_OF = f"hint: add --gpu NAME, one of: {L4}, {H100}\n"
 
-Run = Callable[..., tuple[int, str, str]]
-
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
+    command_line = runner(monkeypatch, capsys)
+
     def call(command: str, stack: SmallStack, *words: str) -> tuple[int, str, str]:
-        capsys.readouterr()
         monkeypatch.setenv("BUILDER_CACHE", str(stack.cache))
-        monkeypatch.setattr(sys, "argv", ["builder", command, str(stack.path), *words])
-        code: Any = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code
-        found = capsys.readouterr()
-        return int(code or 0), found.out, found.err
+        return command_line(command, str(stack.path), *words)
 
     yield call
     console.configure(quiet=False)

@@ -2,23 +2,21 @@
 
 import json
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from builder import cli, console, files
+from builder import console, files
 from builder import lock as locks
 from builder.errors import HostError, UsageError
 from builder.sources import git
+from tests.command_line import Run, runner
 from tests.small_stack import SmallStack
 
 L4, H100 = "l4-24gb", "h100-sxm-80gb"
 REPOSITORY = "localhost:5000/demo/small"
-
-Run = Callable[..., tuple[int, str, str]]
 
 
 def in_git(folder: Path, *words: str) -> str:
@@ -53,18 +51,8 @@ def stack(project: Path) -> SmallStack:
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
-    def call(*words: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", ["builder", "matrix", *words])
-        code: Any = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code
-        found = capsys.readouterr()
-        return int(code or 0), found.out, found.err
-
-    yield call
+    command_line = runner(monkeypatch, capsys)
+    yield lambda *words: command_line("matrix", *words)
     console.configure(quiet=False)
 
 
