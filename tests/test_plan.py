@@ -459,7 +459,8 @@ def planned(folder: Path, gpu: str, *words: str) -> Result:
 def test_a_stack_without_a_lock_has_pins_and_memory(tmp_path: Path) -> None:
     done = planned(tmp_path, "l4-24gb")
     assert done.exit_code == 0
-    assert done.stdout.startswith("hub: no lock yet, so no layers are known\n")
+    head = "hub: no lock yet, so no layers are known; weights of 16.4 GB\n"
+    assert done.stdout.startswith(head)
     assert "torch 2.11.0         the one version that vLLM 0.25.1 asks for" in done.stdout
     assert "driver >= 580.65.06  vLLM 0.25.1 is compiled with CUDA 13.0" in done.stdout
     assert re.search(r"  l4-24gb: [\d.]+ of 20\.\d GiB taken, cache for [\d,]+ tokens", done.stdout)

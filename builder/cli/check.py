@@ -39,7 +39,7 @@ def _check(
     checked, faults = _all(stacks)
     if json:
         console.emit_json([*map(described, checked), *faults])
-    else:
+    elif checked:
         show(line for each in checked for line in screen(each, notes=notes))
     _require(checked, faults, strict=strict)
 
@@ -66,9 +66,10 @@ def _require(checked: Sequence[Checked], faults: Sequence[dict[str, Any]], *, st
             bad.append(str(each.path))
     if bad:
         count = len(checked) + len(faults)
-        message = f"{len(bad)} of {count} {'stack' if count == 1 else 'stacks'} refused"
+        strictly = " or warned of" if strict else ""
+        message = f"{len(bad)} of {count} {'stack' if count == 1 else 'stacks'} refused{strictly}"
         message += f": {', '.join(bad)}"
-        raise StackError(message, "builder explain RULE says more")
+        raise StackError(message, "builder explain RULE says more" if checked else "")
 
 
 def screen(checked: Checked, *, notes: bool) -> Iterator[Line]:
@@ -163,4 +164,13 @@ def _explain(
     title = TITLES[rule] if rule in TITLES else find(rule).title
     text = page(rule)
     value = {"rule": rule, "title": title, "page": text}
-    console.emit_json(value) if json else console.emit(text.rstrip())
+    console.emit_json(value) if json else console.emit(_folded(text))
+
+
+def _folded(page: str) -> str:
+    """Return a page in lines of 80 characters; items of lists are indented."""
+    lines = []
+    for line in page.rstrip().splitlines():
+        later = "  " if line.startswith("- ") else ""
+        lines += findings.wrapped(line, "", later) or [""]
+    return "\n".join(lines)

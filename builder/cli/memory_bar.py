@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from builder.cli.findings import wrapped
 from builder.units import GIB
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from builder.cli.colour import Line
     from builder.memory import Forecast
-    from builder.rules import Subject
+    from builder.rules import Subject, Verdict
 
 _WIDTH = 72
 _SIGNS = {
@@ -44,7 +45,9 @@ def legend(found: Forecast) -> str:
 def words(found: Forecast) -> str:
     """Say in one line what is taken, and what is left for requests of full length."""
     if not found.fits:
-        return f"{_taken(found)}: short of {-found.spare_bytes / GIB:.1f} GiB"
+        if found.excess_bytes:
+            return f"{_taken(found)}: {found.excess_bytes / GIB:.1f} GiB more than is free"
+        return f"{_taken(found)}: {-found.spare_bytes / GIB:.1f} GiB more are needed"
     if not found.request_bytes:
         return f"{_taken(found)}; it keeps no cache"
     requests = found.cache_bytes // found.request_bytes
@@ -55,6 +58,34 @@ def words(found: Forecast) -> str:
 def _taken(found: Forecast) -> str:
     used = sum(size for name, size in found.bar if name != "cache")
     return f"{used / GIB:.1f} of {found.budget_bytes / GIB:.1f} GiB taken"
+
+
+def section(verdicts: Sequence[Verdict]) -> Iterator[Line]:
+    """Yield the memory of each cell: one gets a bar, several a line each."""
+    found = [(str(each.subject.stack.target.gpu), each.memory) for each in verdicts]
+    known = [(gpu, memory) for gpu, memory in found if memory is not None]
+    if not known:
+        return
+    yield "", ""
+    tokens = verdicts[0].subject.context
+    yield f"  memory of one GPU in GiB; a request has up to {tokens:,} tokens", "head"
+    for gpu, memory in known:
+        text = f"{gpu}: {words(memory)}"
+        look = "" if memory.fits else "error"
+        yield from ((line, look) for line in wrapped(text, "  ", "    "))
+        if len(known) == 1:
+            yield from bar(memory)
+            yield from _fits(verdicts)
+
+
+def _fits(verdicts: Sequence[Verdict]) -> Iterator[Line]:
+    from builder.rules.memory import answers
+
+    fits = next(filter(None, (answers(verdict.subject) for verdict in verdicts)), None)
+    if fits is not None:
+        smallest = f"; the smallest GPU for it is {fits.gpu}" if fits.gpu else ""
+        text = f"longest context here: {fits.context:,} tokens{smallest}"
+        yield from ((line, "") for line in wrapped(text, "  ", "    "))
 
 
 def described(subject: Subject) -> dict[str, Any] | None:

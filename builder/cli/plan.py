@@ -77,7 +77,7 @@ def screen(found: Overview) -> Iterator[Line]:
     forecast = found.forecast
     yield _head(found), "head"
     yield from _pins(found.pins)
-    yield from _memory(found.checked.verdicts)
+    yield from memory_bar.section(found.checked.verdicts)
     if forecast is not None:
         yield from of_image(forecast)
     yield from _findings(found)
@@ -95,7 +95,10 @@ def of_image(forecast: Forecast) -> Iterator[Line]:
 def _head(found: Overview) -> str:
     forecast, name = found.forecast, found.checked.stack.name
     if forecast is None:
-        return f"{name}: no lock yet, so no layers are known"
+        model = found.checked.verdicts[0].subject.model
+        stored = model.shape.stored_bytes if model else None
+        weights = f"; weights of {human_bytes(stored)}" if stored else ""
+        return f"{name}: no lock yet, so no layers are known{weights}"
     size = _size(forecast.size, is_exact=forecast.is_exact)
     return f"{name}: {len(forecast.layers)} layers, {size}"
 
@@ -110,27 +113,6 @@ def _pins(pins: Sequence[Pin]) -> Iterator[Line]:
             yield f"  {pin.what}", ""
             begin = indent
         yield from ((line, "") for line in findings.wrapped(pin.why, begin, indent))
-
-
-# --- memory --------------------------------------------------------------------------------------
-
-
-def _memory(verdicts: Sequence[Verdict]) -> Iterator[Line]:
-    """One cell gets a bar, several a line each."""
-    found = [(str(each.subject.stack.target.gpu), each.memory) for each in verdicts]
-    known = [(gpu, memory) for gpu, memory in found if memory is not None]
-    if not known:
-        return
-    yield "", ""
-    tokens = verdicts[0].subject.context
-    yield f"  memory of one GPU in GiB; a request has up to {tokens:,} tokens", "head"
-    for gpu, memory in known:
-        text = f"{gpu}: {memory_bar.words(memory)}"
-        look = "" if memory.fits else "error"
-        yield from ((line, look) for line in findings.wrapped(text, "  ", "    "))
-        if len(known) == 1:
-            yield from memory_bar.bar(memory)
-            yield from _fits(verdicts)
 
 
 def _size(count: int, *, is_exact: bool) -> str:
@@ -220,15 +202,6 @@ def _limits(limits: Profile) -> str:
     doubt = "" if limits.verified else "perhaps "
     time = f" in {human_seconds(limits.upload_seconds)}" if limits.upload_seconds else ""
     return f"{limits.name} takes layers of {doubt}up to {human_bytes(limits.layer_bytes)}{time}"
-
-
-def _fits(verdicts: Sequence[Verdict]) -> Iterator[Line]:
-    from builder.rules.memory import answers
-
-    fits = next(filter(None, (answers(verdict.subject) for verdict in verdicts)), None)
-    if fits is not None:
-        smallest = f"; the smallest GPU for it: {fits.gpu}" if fits.gpu else ""
-        yield f"  longest context here: {fits.context:,} tokens{smallest}", ""
 
 
 # --- findings ------------------------------------------------------------------------------------

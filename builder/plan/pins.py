@@ -60,8 +60,9 @@ def _cuda(subject: Subject) -> Iterator[Pin]:
     locked = subject.lock.gpu if subject.lock else None
     cuda = locked.cuda if locked else subject.torch.cuda if subject.torch else None
     if cuda:
-        asked = "engine.cuda; " if subject.stack.engine.cuda else ""
-        yield Pin(f"CUDA {cuda}", f"{asked}torch's wheel brings it")
+        own = subject.release.cuda if subject.release else cuda
+        more = "" if own == cuda else f"; {subject.engine} itself is compiled with {own}"
+        yield Pin(f"CUDA {cuda}", f"torch's wheel brings it{more}")
     if cuda and subject.gpu:
         floor = image_floor(subject.version, cuda, subject.gpu)
         driver = locked.driver if locked else floor.driver

@@ -8,6 +8,7 @@ from functools import lru_cache
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from builder.catalogue.codes import spelt
 from builder.catalogue.nearest import nearest
 from builder.errors import UsageError
 
@@ -53,7 +54,7 @@ class Rule:
 
     def __call__(self, subject: Subject) -> Iterator[Finding]:
         for finding in self.check(subject):
-            yield replace(finding, rule=self.id)
+            yield replace(finding, rule=self.id, source=spelt(finding.source))
 
 
 def rule(name: str, title: str) -> Callable[[Check], Check]:
