@@ -71,6 +71,7 @@ def test_every_image_of_every_stack_is_a_row(run: Run, stack: SmallStack) -> Non
         "stack": "stacks/small.yaml",
         "name": "small",
         "gpu": H100,
+        "count": 1,
         "image": f"{REPOSITORY}:0.32.0-{H100}",
         "tag": f"0.32.0-{H100}",
         "lock": "lockfiles/pylock.small.toml",
@@ -107,7 +108,7 @@ def test_the_table_fits_a_terminal(run: Run, project: Path) -> None:
     name = "a-name-of-a-stack-that-is-as-long-as-the-schema-allows-it-to-be"
     made = SmallStack(project / "stacks", gpu=L4, engine="vllm")
     text = made.path.read_text().replace("name: small\n", f"name: {name}\n", 1)
-    text = text.replace(L4, "rtx-6000-ada-48gb")
+    text = text.replace(L4, "rtx-6000-ada-48gb").replace("demo/small", "demo/long")
     (project / "stacks" / f"{name}.yaml").write_text(text)
     _, out, _ = run()
     assert max(map(len, out.splitlines())) <= 80
@@ -119,7 +120,16 @@ def test_what_has_no_lock_is_listed_with_the_reason(run: Run, stack: SmallStack)
     (one, _) = json.loads(out)["include"]
     reason = "there is no lock: run builder lock stacks/small.yaml"
     assert (code, one["locked"], one["key"], one["reason"]) == (0, False, None, reason)
-    assert f"warning: stacks/small.yaml: {L4} cannot be built: {reason}\n" in err
+    assert err == "not built for want of a lock: builder lock stacks/small.yaml\n"
+
+
+def test_two_stacks_of_one_image_are_refused(run: Run, stack: SmallStack, project: Path) -> None:
+    text = stack.path.read_text().replace("name: small\n", "name: other\n", 1)
+    (project / "stacks" / "other.yaml").write_text(text)
+    code, _, err = run()
+    assert code == 3
+    fault = f"image.repository: {REPOSITORY}:0.32.0-{L4} is also the image of stacks/other.yaml"
+    assert err.startswith(f"error: stacks/small.yaml: {fault}\n")
 
 
 def test_a_stale_lock_is_listed_and_fails(run: Run, stack: SmallStack) -> None:
@@ -188,7 +198,7 @@ def test_of_a_lock_that_cannot_be_read_nothing_is_known(
     assert list(rows(run, "--changed-since", before)) == [L4, H100]
 
 
-def test_a_missing_or_stale_lock_is_always_listed(
+def test_a_stale_lock_is_always_listed_and_a_missing_one_if_something_changed(
     run: Run, stack: SmallStack, project: Path
 ) -> None:
     lock = stack.lock_path.read_text()
@@ -198,7 +208,11 @@ def test_a_missing_or_stale_lock_is_always_listed(
     code, out, _ = run("--json", "--changed-since", "HEAD")
     assert (code, len(json.loads(out)["include"])) == (4, 2)
     stack.lock_path.unlink()
+    assert list(rows(run, "--changed-since", "HEAD")) == [L4, H100]
     commit(project)
+    assert list(rows(run, "--changed-since", "HEAD")) == []
+    stack.change(port=9001)
+    stack.lock_path.unlink()
     assert list(rows(run, "--changed-since", "HEAD")) == [L4, H100]
 
 

@@ -50,9 +50,9 @@ def _matrix(
         console.emit("\n".join(_lines(found)))
     if not found:
         console.note(f"nothing changed since {changed_since}")
-    for cell in found:
-        if not cell.is_locked:
-            console.warn(f"{cell.stack}: {cell.gpu} cannot be built: {cell.reason}")
+    missing = {str(cell.stack): None for cell in found if not cell.is_locked}
+    if missing:
+        console.note(f"not built for want of a lock: builder lock {' '.join(missing)}")
     _require_current(found)
 
 
@@ -61,6 +61,7 @@ def _row(cell: Cell) -> dict[str, Any]:
         "stack": str(cell.stack),
         "name": cell.name,
         "gpu": cell.gpu,
+        "count": cell.count,
         "image": cell.image,
         "tag": cell.image.rpartition(":")[2],
         "lock": str(cell.lock),
@@ -75,13 +76,17 @@ def _row(cell: Cell) -> dict[str, Any]:
 def _lines(found: Sequence[Cell]) -> list[str]:
     rows = [("stack", "gpu", "lock", "key")]
     rows += [
-        (_cut(cell.name, _NAME), _cut(cell.gpu, _GPU), _state(cell), _short(cell.key))
+        (_cut(cell.name, _NAME), _cut(_gpu(cell), _GPU), _state(cell), _short(cell.key))
         for cell in found
     ]
     return [
         f"{name:<{_NAME}}  {gpu:<{_GPU}}  {state:<{_STATE}}  {key}".rstrip()
         for name, gpu, state, key in rows
     ]
+
+
+def _gpu(cell: Cell) -> str:
+    return f"{cell.count} x {cell.gpu}" if cell.count > 1 else cell.gpu
 
 
 def _cut(text: str, width: int) -> str:

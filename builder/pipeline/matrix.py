@@ -15,7 +15,7 @@ from builder import files
 from builder import lock as locks
 from builder import stack as stacks
 from builder.digest import of_bytes
-from builder.errors import BuilderError, UsageError
+from builder.errors import BuilderError, StackError, UsageError
 from builder.pipeline import cells
 from builder.recipe import name_in
 from builder.sources import git, own
@@ -39,6 +39,8 @@ class Cell:
     """The stack's."""
     gpu: str
     """`none` for CPU: what `--gpu` takes."""
+    count: int
+    """GPUs in one container."""
     image: str
     """`repository:tag`."""
     lock: Path
@@ -99,16 +101,30 @@ def every_stack() -> tuple[Path, ...]:
 def listed(stack_paths: Sequence[Path], since: str | None = None) -> tuple[Cell, ...]:
     """Return the images of stacks; those that are not as they were at a revision, if one is named.
 
-    What has no lock, or a stale one, is always among them.  A revision of zeros, which is how
-    git and CI say that there was none before, was before everything.
+    What has a stale lock is always among them, what has none if its stack changed.  A revision of
+    zeros, which is how git and CI say that there was none before, was before everything.
+
+    Raises:
+        StackError: two images have one name.
     """
     ours = _ours(None)
     found = [cell for path in stack_paths for cell in _cells(path, ours)]
+    _refuse_one_name_for_two(found)
     if since is None or not since.strip("0") or not found:
         return tuple(found)
     then = git.revision(found[0].stack.resolve().parent, since)
     earlier = _ours(then)
     return tuple(cell for cell in found if cell.drift or not _was(cell, then, earlier))
+
+
+def _refuse_one_name_for_two(found: Sequence[Cell]) -> None:
+    """The image that is pushed last would be the one that the name stands for."""
+    owners: dict[str, Path] = {}
+    for cell in found:
+        other = owners.setdefault(cell.image, cell.stack)
+        if other != cell.stack:
+            message = f"{cell.stack}: image.repository: {cell.image} is also the image of {other}"
+            raise StackError(message, "give each stack a repository of its own")
 
 
 def _ours(then: git.Revision | None) -> str:
@@ -137,6 +153,7 @@ def _cells(stack_path: Path, ours: str) -> Iterator[Cell]:
             stack=stack_path,
             name=stack.name,
             gpu=gpu,
+            count=stack.target.count,
             image=name_in(values, suffix=_suffix(gpu, gpus)),
             lock=lock_path,
             baseline=lock_path.with_name(f"{stack.name}{part}.baseline.json"),
@@ -164,6 +181,8 @@ def _gpus(lock: Lock) -> tuple[str, ...]:
 def _was(cell: Cell, then: git.Revision, ours: str) -> bool:
     """Tell whether an image was the same, under the same name."""
     text = then.text(cell.lock)
+    if cell.key is None and text is None:
+        return then.text(cell.stack) == _Now().text(cell.stack)
     if cell.key is None or text is None:
         return False
     try:
