@@ -24,8 +24,7 @@ class Carrier:
 
     name: str
     decides: tuple[str, ...]
-    """Patterns: the objects that the first one with a match names.  Empty: none, as the code is
-    that of tools."""
+    """Patterns of objects.  Empty: none does, as the code is that of tools."""
     source: str
     ptx: tuple[str, ...] = ()
     """The same for PTX; empty: the same objects."""
