@@ -135,9 +135,18 @@ def test_the_objects_that_decide(
     assert found == (None if architectures is None else lock_maker.code(architectures, ptx))
 
 
-def test_of_torch_counts_what_every_source_is_compiled_for() -> None:
-    counts = {"80": 403, "89": 1, "90": 403, "100a": 56}
-    found = cubins.decided("torch", [Object("torch/lib/libtorch_cuda.so", 403, counts, {})])
+@pytest.mark.parametrize(
+    ("parts", "counts"),
+    [
+        (403, {"80": 403, "89": 1, "90": 403, "100a": 56}),
+        (534, {"80": 476, "89": 1, "90": 505, "103f": 59}),
+        (2, {"80": 2, "90": 2, "100a": 1}),
+    ],
+)
+def test_of_torch_counts_what_most_sources_are_compiled_for(
+    parts: int, counts: dict[str, int]
+) -> None:
+    found = cubins.decided("torch", [Object("torch/lib/libtorch_cuda.so", parts, counts, {})])
     assert found == lock_maker.code("80 90")
 
 

@@ -28,8 +28,8 @@ class Carrier:
     source: str
     ptx: tuple[str, ...] = ()
     """The same for PTX; empty: the same objects."""
-    every: bool = False
-    """Whether only what every source file of these objects is compiled for counts."""
+    most: bool = False
+    """Whether only what more than half of the source files are compiled for counts."""
     needed: bool = False
     """Whether nothing works on a GPU that runs none of it."""
 

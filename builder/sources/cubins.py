@@ -104,7 +104,7 @@ def decided(name: str, objects: Sequence[Object]) -> Code | None:
         name
         for each in chosen
         for name, count in each.sass.items()
-        if count == each.parts or not rule.every
+        if count * 2 > each.parts or not rule.most
     ]
     portable = [name for each in _named(rule.ptx or rule.decides, objects) for name in each.ptx]
     if not compiled and not portable:
