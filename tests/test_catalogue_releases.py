@@ -64,6 +64,12 @@ def test_compiled_architectures(version: str, has: str, lacks: str) -> None:
     assert not set(lacks.split()) & found
 
 
+def test_a_stub_for_the_oldest_gpu_of_the_compiler_is_no_code() -> None:
+    for release in ALL.values():
+        assert "52" not in release.architectures
+        assert not {"52", "75"} & set(release.arm64)  # no arm64 wheel has a kernel for 7.5
+
+
 @pytest.mark.parametrize("release", ALL.values(), ids=lambda release: release.version)
 def test_release_refers_to_what_the_catalogue_has(release: Release) -> None:
     assert release.torch in releases.torch_releases()

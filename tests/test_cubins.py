@@ -104,6 +104,7 @@ def test_memory_does_not_grow_with_an_object(tmp_path: Path) -> None:
 
 
 VLLM = "vllm/_C.abi3.so"
+STABLE = "vllm/_C_stable_libtorch.abi3.so"
 FA2 = "vllm/vllm_flash_attn/_vllm_fa2_C.abi3.so"
 FA3 = "vllm/vllm_flash_attn/_vllm_fa3_C.abi3.so"
 
@@ -116,7 +117,8 @@ def obj(path: str, sass: str, ptx: str = "", parts: int = 1) -> Object:
     ("name", "objects", "architectures", "ptx"),
     [
         ("vllm", [obj(VLLM, "80 90", "89"), obj(FA2, "80", "80"), obj(FA3, "90a")], "80 90", "80"),
-        ("vllm", [obj("vllm/_C_stable_libtorch.abi3.so", "75 80"), obj(FA3, "90a")], "75 80", ""),
+        ("vllm", [obj(STABLE, "75 80"), obj(FA3, "90a")], "75 80", ""),
+        ("vllm", [obj(VLLM, "80 110"), obj(STABLE, "80 110f"), obj(FA3, "90a")], "80 110 110f", ""),
         ("torch", [obj("torch/lib/libtorch_cuda_linalg.so", "90")], None, ""),
         ("nvidia-cublas-cu12", [obj("nvidia/cublas/lib/libcublas.so.12", "70")], "70", ""),
         ("nvidia-cublas", [obj("nvidia/cu13/lib/libcublas.so.13", "75")], "75", ""),
@@ -133,9 +135,18 @@ def test_the_objects_that_decide(
     assert found == (None if architectures is None else lock_maker.code(architectures, ptx))
 
 
-def test_of_torch_counts_what_every_source_is_compiled_for() -> None:
-    counts = {"80": 403, "89": 1, "90": 403, "100a": 56}
-    found = cubins.decided("torch", [Object("torch/lib/libtorch_cuda.so", 403, counts, {})])
+@pytest.mark.parametrize(
+    ("parts", "counts"),
+    [
+        (403, {"80": 403, "89": 1, "90": 403, "100a": 56}),
+        (534, {"80": 476, "89": 1, "90": 505, "103f": 59}),
+        (2, {"80": 2, "90": 2, "100a": 1}),
+    ],
+)
+def test_of_torch_counts_what_most_sources_are_compiled_for(
+    parts: int, counts: dict[str, int]
+) -> None:
+    found = cubins.decided("torch", [Object("torch/lib/libtorch_cuda.so", parts, counts, {})])
     assert found == lock_maker.code("80 90")
 
 

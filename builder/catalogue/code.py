@@ -24,13 +24,12 @@ class Carrier:
 
     name: str
     decides: tuple[str, ...]
-    """Patterns: the objects that the first one with a match names.  Empty: none, as the code is
-    that of tools."""
+    """Patterns of objects.  Empty: none does, as the code is that of tools."""
     source: str
     ptx: tuple[str, ...] = ()
     """The same for PTX; empty: the same objects."""
-    every: bool = False
-    """Whether only what every source file of these objects is compiled for counts."""
+    most: bool = False
+    """Whether only what more than half of the source files are compiled for counts."""
     needed: bool = False
     """Whether nothing works on a GPU that runs none of it."""
 

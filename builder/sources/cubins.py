@@ -28,7 +28,7 @@ from builder.oci.image import canonical
 from builder.sources import fatbin
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
     from typing import IO
 
@@ -99,14 +99,14 @@ def decided(name: str, objects: Sequence[Object]) -> Code | None:
     catalogue does not have every object decides.
     """
     rule = catalogue.carrier(name) or catalogue.Carrier(name, _EVERY_OBJECT, source="")
-    chosen = _first(rule.decides, objects)
+    chosen = _named(rule.decides, objects)
     compiled = [
         name
         for each in chosen
         for name, count in each.sass.items()
-        if count == each.parts or not rule.every
+        if count * 2 > each.parts or not rule.most
     ]
-    portable = [name for each in _first(rule.ptx or rule.decides, objects) for name in each.ptx]
+    portable = [name for each in _named(rule.ptx or rule.decides, objects) for name in each.ptx]
     if not compiled and not portable:
         return None
     return Code(
@@ -120,12 +120,10 @@ def spelt(architectures: Sequence[str], ptx: Sequence[str]) -> str:
     return ", ".join([*named, *([f"PTX {' '.join(ptx)}"] if ptx else [])]) or "none"
 
 
-def _first(patterns: Iterable[str], objects: Sequence[Object]) -> tuple[Object, ...]:
-    """Return the objects that the first pattern with a match names."""
-    for pattern in patterns:
-        if found := tuple(each for each in objects if fnmatchcase(each.path, pattern)):
-            return found
-    return ()
+def _named(patterns: Sequence[str], objects: Sequence[Object]) -> Iterator[Object]:
+    for each in objects:
+        if any(fnmatchcase(each.path, pattern) for pattern in patterns):
+            yield each
 
 
 class CodeMemo:
