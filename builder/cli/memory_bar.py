@@ -43,6 +43,8 @@ def legend(found: Forecast) -> str:
 
 def words(found: Forecast) -> str:
     """Say in one line what is taken, and what is left for requests of full length."""
+    if found.excess_bytes:
+        return f"asks for {found.excess_bytes / GIB:.1f} GiB more than is free at the start"
     if not found.fits:
         return f"{_taken(found)}: short of {-found.spare_bytes / GIB:.1f} GiB"
     if not found.request_bytes:
@@ -59,7 +61,8 @@ def _taken(found: Forecast) -> str:
 
 def described(subject: Subject) -> dict[str, Any] | None:
     """Return a forecast as JSON shows it: bytes of one GPU, and what would fit."""
-    from builder.rules.memory import answers, forecast_of
+    from builder.rules.memory import answers
+    from builder.rules.served import forecast_of
 
     found, fits = forecast_of(subject), answers(subject)
     if found is None or fits is None:
