@@ -1,4 +1,4 @@
-"""What some models refuse: a number format, or to be cut into stages."""
+"""What some models refuse, a number format or to be cut into stages, and since when they run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from packaging.version import Version
 
-from builder.catalogue.tables import listed
+from builder.catalogue.tables import listed, table
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,3 +47,9 @@ def _found(kind: str, architecture: str, version: str) -> Limit | None:
 def limits(kind: str) -> tuple[Limit, ...]:
     """Return the limits of one kind: `float16` or `pipeline`."""
     return listed(Limit, "limits", kind)
+
+
+def first_with(architecture: str) -> str | None:
+    """Return the first release with a class of models; None for one that 0.8.0 had, or none has."""
+    found = table("classes")["since"].get(architecture)
+    return str(found) if found else None
