@@ -32,6 +32,7 @@ _FAMILIES: tuple[str, ...] = (
     "memory",
     "arguments",
     "values",
+    "parsers",
     "conflicts",
     "variables",
     "origins",

@@ -128,6 +128,9 @@ def _not_of(flag: str, version: str, value: object) -> str:
     if kind == "float":
         return "" if _is_number(text) else "a number"
     if kind == "json":
+        is_level = flag == "compilation-config"
+        if not is_level and (isinstance(value, float | int) or _WHOLE.fullmatch(text)):
+            return "a JSON object"
         return "" if isinstance(value, dict) or _is_json(text) else "JSON"
     return ""
 
