@@ -176,3 +176,13 @@ def test_an_exception_from_a_rule_that_is_not_there_is_said(
         file.write("rules: {driver-flor: typo}\n")
     _, out, _ = run("check", path)
     assert "there is no rule `driver-flor`" in out
+
+
+def test_more_than_is_free_is_no_shortage_below_zero(run: Run, stack: Callable[..., str]) -> None:
+    name = stack()
+    path = Path(name)
+    path.write_text(path.read_text("utf-8").replace("utilization: 0.9", "utilization: 1.0"))
+    code, out, _ = run("check", name)
+    assert code != 0
+    assert "GiB more than is free at the start" in out
+    assert "short of -" not in out

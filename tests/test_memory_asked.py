@@ -416,3 +416,23 @@ def test_a_search_over_many_deployments_is_quick() -> None:
         timeit.repeat(lambda: [forecast(LLAMA, run, H100) for run in runs], number=1, repeat=5)
     )
     assert fastest / len(runs) < 1e-3
+
+
+# --- weights that are quantised as they are loaded ------------------------------------------------
+
+
+def loaded_gib(version: str, quantization: str, shape: ModelShape = LLAMA) -> float:
+    serving = of_serve({"args": {"quantization": quantization}}, version, 1, shape)
+    return forecast(shape, serving, H100).weights_bytes / GIB
+
+
+def test_weights_in_fp8_while_they_load_are_those_of_a_log() -> None:
+    """8.49 GiB: github jgchn/llm-d-planner, accuracy/results/v0.19.0, qfp8."""
+    assert loaded_gib("0.19.0", "fp8") == pytest.approx(8.49, rel=0.01)
+    assert loaded_gib("0.19.0", "bitsandbytes") < loaded_gib("0.19.0", "fp8")
+
+
+def test_a_method_changes_nothing_of_weights_that_are_quantised() -> None:
+    shape = of_card(known_card("Qwen/Qwen2.5-72B-Instruct-AWQ"))
+    plain = forecast(shape, of_serve({}, "0.19.0", 1, shape), H100).weights_bytes / GIB
+    assert loaded_gib("0.19.0", "fp8", shape) == plain

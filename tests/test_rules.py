@@ -1,6 +1,7 @@
 """The ground of the rules: changes to stacks, the search, verdicts."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,10 @@ from builder.rules import Change, Finding, Subject, registry, search
 from builder.rules.change import cost
 from builder.rules.finding import error, note, warning
 from builder.stack import Stack, from_canonical
+from builder.stack.model import Runtime
 from tests.rule_case import DEFAULTS, Case, subject
+
+RAY = {"target": {"count": 2}, "serve": {"args": {"distributed-executor-backend": "ray"}}}
 
 
 def stack(**parts: Any) -> Stack:
@@ -182,3 +186,18 @@ def test_another_checkpoint_brings_its_own_facts() -> None:
     after = subject(case).after((Change("model.repo", "Qwen/Qwen2.5-7B-Instruct-AWQ"),))
     assert after.model is not None
     assert after.model.scheme == "awq"
+
+
+def test_what_keeps_an_engine_from_starting_at_all_is_said_first() -> None:
+    found = list(rules.rules())
+    assert found.index("driver-floor") < found.index("host-architecture")
+    assert found.index("host-architecture") < found.index("memory-fit") < found.index("advisory")
+
+
+def test_an_image_with_an_engine_may_bring_ray() -> None:
+    ours = subject(Case("a case", "a source", RAY))
+    runtime = Runtime(image="docker.io/vllm/vllm-openai:v0.20.2")
+    theirs = replace(ours, stack=ours.stack.model_copy(update={"base": None, "runtime": runtime}))
+    found = rules.find("single-card")
+    assert [each.severity for each in found(ours)] == ["error"]
+    assert [each.severity for each in found(theirs)] == ["warning"]

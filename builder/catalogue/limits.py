@@ -1,4 +1,4 @@
-"""What some models refuse: a number format, or to be cut into stages."""
+"""What some models refuse, a number format or to be cut into stages, and since when they run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from functools import lru_cache
 
 from packaging.version import Version
 
-from builder.catalogue.tables import listed
+from builder.catalogue import spans
+from builder.catalogue.tables import listed, table
+
+_OLDEST = "0.8.0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,3 +50,21 @@ def _found(kind: str, architecture: str, version: str) -> Limit | None:
 def limits(kind: str) -> tuple[Limit, ...]:
     """Return the limits of one kind: `float16` or `pipeline`."""
     return listed(Limit, "limits", kind)
+
+
+def first_with(architecture: str) -> str | None:
+    """Return the first release with a class of models; None for one that 0.8.0 had, or none has."""
+    found = table("classes")["since"].get(architecture)
+    return str(found) if found else None
+
+
+def parsers(kind: str, version: str) -> tuple[str, ...]:
+    """Return the parsers of one kind, `tool` or `reasoning`, by name, in a release."""
+    rows = table("parsers")[kind].items()
+    return tuple(name for name, text in rows if spans.holds(spans.pairs(text, _OLDEST), version))
+
+
+def parser_spans(kind: str, name: str) -> spans.Pairs | None:
+    """Return the releases that have a parser, None where none has."""
+    text = table("parsers")[kind].get(name)
+    return spans.pairs(text, _OLDEST) if text else None

@@ -44,6 +44,8 @@ def legend(found: Forecast) -> str:
 
 def words(found: Forecast) -> str:
     """Say in one line what is taken, and what is left for requests of full length."""
+    if found.excess_bytes:
+        return f"asks for {found.excess_bytes / GIB:.1f} GiB more than is free at the start"
     if not found.fits:
         if found.excess_bytes:
             return f"{_taken(found)}: {found.excess_bytes / GIB:.1f} GiB more than is free"
@@ -90,7 +92,8 @@ def _fits(verdicts: Sequence[Verdict]) -> Iterator[Line]:
 
 def described(subject: Subject) -> dict[str, Any] | None:
     """Return a forecast as JSON shows it: bytes of one GPU, and what would fit."""
-    from builder.rules.memory import answers, forecast_of
+    from builder.rules.memory import answers
+    from builder.rules.served import forecast_of
 
     found, fits = forecast_of(subject), answers(subject)
     if found is None or fits is None:

@@ -26,6 +26,15 @@ if TYPE_CHECKING:
 _CACHE_BYTES = {"fp8": 1, "int8": 1, "bfloat16": 2, "float16": 2, "half": 2, "float32": 4}
 _DTYPE_BYTES = {"float32": 4, "float": 4, "bfloat16": 2, "float16": 2, "half": 2}
 _POOLING_TASKS = frozenset({"embed", "embedding", "classify", "score", "reward", "pooling"})
+_ONLINE_BITS = {
+    **dict.fromkeys(("fp8", "fp8_per_tensor", "fp8_per_channel", "fp8_per_block"), 8.0),
+    "int8_per_channel_weight_only": 8.0,
+    "mxfp8": 8.25,
+    "bitsandbytes": 4.5,
+    "nvfp4_per_token": 4.5,
+}
+"""By `quantization`: bits of a weight and its share of the scales, where the files hold 16.
+vLLM 0.33.0, docs/features/quantization/online.md."""
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)([kKmMgGtT])?")
 
 
@@ -66,6 +75,7 @@ def of_serve(serve: Mapping[str, Any], version: str, gpus: int, shape: ModelShap
         pools=_pools(flags),
         offload_bytes=_gib(flags.get("cpu-offload-gb")),
         cache_bytes=_count(flags.get("kv-cache-memory-bytes")),
+        online_bits=_ONLINE_BITS.get(str(flags.get("quantization"))),
         drafts=_drafts(flags.get("speculative-config")),
     )
 

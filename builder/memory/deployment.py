@@ -82,6 +82,8 @@ class Serving:
     """`cpu_offload_gb`: weights of each GPU that stay in the memory of the host."""
     cache_bytes: int | None = None
     """`kv_cache_memory_bytes`: the cache has this size, whatever the utilisation."""
+    online_bits: float | None = None
+    """Of a weight that the engine quantises as it loads it; None: as the files."""
     drafts: bool = False
     """The model's own layers for speculative decoding are loaded."""
     legacy: bool | None = None
@@ -100,6 +102,8 @@ class Serving:
     def loaded(self, shape: ModelShape) -> ModelShape:
         """Return what the engine makes of a model."""
         found = as_loaded(shape, self.dtype_bytes, drafts=self.drafts)
+        if self.online_bits and not found.is_quantised:
+            found = replace(found, linear_bits=self.online_bits, stored_bytes=None)
         return found if self.pools is None else replace(found, pools=self.pools)
 
     def limits(self, shape: ModelShape, device: Device) -> Limits:

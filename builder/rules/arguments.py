@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from builder.rules.finding import Finding
     from builder.rules.subject import Subject
 
-_ONE_FLAG = re.compile(r"--([a-z0-9-]+)")
+_ONE_FLAG = re.compile(r"--([a-z0-9.-]+)")
 _MOST_NAMED = 4
 _NO = "no-"
 _MOVED = {"enable-prefix-caching": "reuses prefixes", "async-scheduling": "schedules ahead"}

@@ -8,6 +8,7 @@ from packaging.version import Version
 
 from builder.catalogue.flags import flags, variables
 from builder.catalogue.quantisation import attentions, cache_types, choices, within
+from builder.rules import settings
 from builder.rules.alternatives import other_gpus, other_releases
 from builder.rules.change import Change, Move
 from builder.rules.finding import error, note, warning
@@ -232,6 +233,9 @@ def _asked_for(subject: Subject, gpu: Gpu, place: str, name: str) -> Iterator[Fi
     elif not here:
         text = f"{name} does not run on {gpu.title} (compute capability {gpu.compute_capability})"
         moves += other_gpus(subject, lambda each: any(_on(row, each) for row in own))
+    elif not settings.takes_sinks(subject, gpu, name):
+        text = f"{name} of {subject.engine} takes no attention sinks, which the model has, on "
+        text += f"{gpu.title} (compute capability {gpu.compute_capability})"
     elif not any(asked_cache(subject) in row.kv_cache for row in here):
         text = f"{name} takes no cache in {asked_cache(subject)} on {gpu.title}"
         moves = (_LEFT_OUT, *moves)

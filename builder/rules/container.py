@@ -26,6 +26,7 @@ _PARALLEL_BYTES = GIB
 _EXECUTOR = "distributed-executor-backend"
 _WITHOUT_RAY = Version("0.18.0")
 """First release whose wheel does not require ray (METADATA of 0.17.1 and 0.18.0)."""
+_RAY = "METADATA of vLLM 0.17.1 and 0.18.0"
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 _GIVEN = "NVIDIA_VISIBLE_DEVICES"
 _ABILITIES = "NVIDIA_DRIVER_CAPABILITIES"
@@ -108,10 +109,14 @@ def _no_ray(subject: Subject) -> Iterator[Finding]:
     for flag in (_EXECUTOR, "data-parallel-backend"):
         if subject.args.get(flag) == "ray":
             place = f"serve.args.{flag}"
-            text = f"ray is not in the image: {subject.engine} does not bring it"
             hint = "write mp: the GPUs of one container need no ray"
             moves: tuple[Move, ...] = ((Change(place, "mp"),),)
-            yield error(place, text, hint, "METADATA of vLLM 0.17.1 and 0.18.0", moves=moves)
+            if subject.stack.runtime is not None:
+                text = f"{subject.engine} does not bring ray; nobody knows if the image has it"
+                yield warning(place, text, hint, _RAY, moves=moves, verified=False)
+                continue
+            text = f"ray is not in the image: {subject.engine} does not bring it"
+            yield error(place, text, hint, _RAY, moves=moves)
 
 
 def _devices(subject: Subject) -> Iterator[Finding]:

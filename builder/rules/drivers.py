@@ -104,8 +104,11 @@ def driver_floor(subject: Subject) -> Iterator[Finding]:
         return
     text = f"{_allows(driver)}; {floor.reason}, which needs {floor.driver}"
     if _brings_package(subject) and _carries(subject, driver):
-        hint = f"see that cuda-compat for CUDA {release.cuda} is there on every host"
-        text += "; it runs with the cuda-compat package alone, which this image does not hold"
+        ours = settings.is_of_wheels(subject)
+        where = "on every host" if ours else "in the image"
+        hint = f"see that cuda-compat for CUDA {release.cuda} is there {where}"
+        text += "; it runs with the cuda-compat package alone, "
+        text += "which this image does not hold" if ours else "and nobody knows if the image has it"
         yield warning(_PLACE, text, hint, _FORWARD)
         return
     hint = f'write driver: "{from_floor(floor)}" and leave older hosts out'
@@ -129,9 +132,9 @@ def _older_cuda(subject: Subject, driver: str) -> tuple[Move, ...]:
 
 
 def _brings_package(subject: Subject) -> bool:
-    """Whether the stack makes the engine use a package that the hosts mount."""
-    env = subject.stack.serve.env
-    return _is_on(subject) and _FOLDER in env and Version(subject.version) >= _SWITCH_SINCE
+    """Whether the stack makes the engine use a package: of the hosts, or of an image it names."""
+    is_there = _FOLDER in subject.stack.serve.env or not settings.is_of_wheels(subject)
+    return _is_on(subject) and is_there and Version(subject.version) >= _SWITCH_SINCE
 
 
 def _is_on(subject: Subject) -> bool:
@@ -156,6 +159,8 @@ def _carried(subject: Subject, driver: str) -> str:
         return f"; {package} does not help: it is for data-centre GPUs alone"
     if gpu.kind != "datacentre":
         return f"; {package} is for data-centre GPUs and few others that NVIDIA names"
+    if _carries(subject, driver) and not settings.is_of_wheels(subject):
+        return f'; or, if the image has NVIDIA\'s {package}, write serve.env: {{{_SWITCH}: "1"}}'
     if _carries(subject, driver):
         return f"; NVIDIA's {package} would carry it on this branch, but is not in these images"
     return ""

@@ -106,13 +106,6 @@ def _reaches(ptx: str, capability: str) -> bool:
     return int(ptx) <= int(capability.replace(".", ""))
 
 
-def default_attention(
-    release: Release, gpu: Gpu, kv_cache: str = "auto", *, mla: bool = False
-) -> str | None:
-    """Return the backend that the engine takes by itself."""
-    return next(iter(tried_attention(release, gpu, kv_cache, mla=mla)), None)
-
-
 def tried_attention(
     release: Release, gpu: Gpu, kv_cache: str = "auto", *, mla: bool = False
 ) -> tuple[str, ...]:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Literal
 from builder.rules import search
 from builder.rules.change import cost
 from builder.rules.finding import SEVERITIES, Finding
-from builder.rules.memory import forecast_of
 from builder.rules.registry import rules
+from builder.rules.served import forecast_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,37 +6,41 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from packaging.version import Version
+
 from builder.catalogue import gpus
 from builder.catalogue.cards import cards
 from builder.catalogue.flags import default
-from builder.memory import (
-    Device,
-    forecast,
-    highest_concurrency,
-    largest_context,
-    of_stack,
-    smallest_gpu,
-)
-from builder.memory import can_split as can_be_split
-from builder.rules.alternatives import other_gpus
+from builder.memory import Device, forecast, highest_concurrency, largest_context, smallest_gpu
+from builder.rules.alternatives import other_gpus, other_releases
 from builder.rules.change import Change, Move
 from builder.rules.finding import error, note, warning
 from builder.rules.registry import rule
+from builder.rules.served import (
+    LAYER_BY_LAYER,
+    forecast_of,
+    is_widened,
+    of_subject,
+    on_gpu,
+    whole_bytes,
+)
 from builder.units import GIB
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from builder.catalogue import Gpu
-    from builder.memory import Forecast, Serving
+    from builder.memory import Forecast
     from builder.rules.finding import Finding
-    from builder.rules.model import ModelFacts
     from builder.rules.subject import Subject
 
 _MODEL = "docs/memory.md: the forecast and its errors against published logs"
+_WHOLE = "vllm/model_executor/layers/quantization/fp8.py of 0.14.1 and 0.15.0: create_weights"
 _FIELD_OF_GPU = "target.gpu"
 _LENGTH = "serve.max_model_len"
 _SHARE = "serve.gpu_memory_utilization"
+_STRETCHES = ("rope", "max_", "seq_length", "n_positions")
+"""Of the names in a config that say how long a context may be."""
 _STEP = 256
 """A shorter context is offered in steps of as many tokens."""
 _SHORTEST = 2048
@@ -67,7 +71,7 @@ def context_length(subject: Subject) -> Iterator[Finding]:
     longest = model.shape.max_positions if model else None
     if model is None or longest is None or asked is None or asked <= longest:
         return
-    if {"hf-overrides", "rope-scaling"} & subject.args.keys():
+    if _is_stretched(subject):
         return
     text = f"asks for {asked:,} tokens, {model.name} was made for {longest:,}"
     hint = f"write max_model_len: {longest}, or stretch it with hf-overrides if its authors say how"
@@ -79,6 +83,12 @@ def context_length(subject: Subject) -> Iterator[Finding]:
     yield error(_LENGTH, text, hint, model.source, moves=moves)
 
 
+def _is_stretched(subject: Subject) -> bool:
+    """Whether flags say how positions go beyond the model's own."""
+    overrides = str(subject.args.get("hf-overrides", ""))
+    return "rope-scaling" in subject.args or any(word in overrides for word in _STRETCHES)
+
+
 @rule("memory-fit", "weights, cache and working memory fit the GPU")
 def memory_fit(subject: Subject) -> Iterator[Finding]:
     """Refuse a model that does not fit, with what is short; warn where it is close."""
@@ -87,33 +97,29 @@ def memory_fit(subject: Subject) -> Iterator[Finding]:
         return
     place = _FIELD_OF_GPU
     if found.fits:
-        if found.is_close:
+        if (whole := whole_bytes(subject)) > found.free_bytes:
+            yield _too_wide(subject, whole, found)
+        elif found.is_close:
             text = f"fits with {_gib(found.spare_bytes)} to spare, which is within {_error(found)}"
             hint = f"measure it, or serve less: {_answers(subject)}"
             yield warning(place, text, hint, _MODEL, moves=_smaller(subject))
         return
     text = f"{_short(found, subject)}: {_parts(found)}"
+    if is_widened(subject, subject.gpu):
+        text += "; in float32, as neither bfloat16 nor float16 can be computed in here"
     if found.is_close:
         text += f"; that is within {_error(found)}"
     yield error(place, text, _answers(subject), _MODEL, moves=tuple(_moves(subject)))
 
 
-def forecast_of(subject: Subject) -> Forecast | None:
-    """Return the memory of one GPU; None where model or GPU is unknown, or it cannot be split."""
-    model, gpu = subject.model, subject.gpu
-    if model is None or gpu is None or not subject.is_cuda:
-        return None
-    serving = of_subject(subject, model)
-    if serving is None or not can_be_split(model.shape, serving.split):
-        return None
-    return forecast(model.shape, serving, Device.of(gpu))
-
-
-def of_subject(subject: Subject, model: ModelFacts) -> Serving | None:
-    """Return what the stack asks of the engine; None where nobody names a longest context."""
-    if model.shape.max_positions is None and subject.stack.serve.max_model_len is None:
-        return None
-    return of_stack(subject.stack, model.shape)
+def _too_wide(subject: Subject, whole: int, found: Forecast) -> Finding:
+    """Old releases quantise weights that are all on the GPU: they have to fit as they are."""
+    text = f"before {subject.engine} quantises the weights they lie on the GPU as they are: "
+    text += f"{_gib(whole)} of {_gib(found.free_bytes)} that are free"
+    hint = f"take {LAYER_BY_LAYER} or newer, or a checkpoint that is quantised"
+    newer = other_releases(subject, lambda row: Version(row.version) >= LAYER_BY_LAYER)
+    moves = (*newer, *_more(subject), *_quantised(subject))
+    return error(_FIELD_OF_GPU, text, hint, _WHOLE, moves=moves)
 
 
 def _short(found: Forecast, subject: Subject) -> str:
@@ -158,12 +164,14 @@ class Answers:
 def answers(subject: Subject) -> Answers | None:
     """Return what would fit; None where model or GPU is unknown, or it cannot be split."""
     model, gpu = subject.model, subject.gpu
-    if forecast_of(subject) is None or model is None or gpu is None:
+    serving = of_subject(subject, model) if model else None
+    if forecast_of(subject) is None or model is None or gpu is None or serving is None:
         return None
-    serving = of_stack(subject.stack, model.shape)
     arch = subject.stack.target.platform.partition("/")[2]
     sold = [each for each in gpus().values() if each.arch == arch and not each.one_market]
-    smallest = smallest_gpu(model.shape, serving, sold)
+    sold = [each for each in sold if "memory_mib" not in each.unverified]
+    sold = [each for each in sold if not is_widened(subject, each)]
+    smallest = smallest_gpu(model.shape, on_gpu(subject, serving, sold[0]), sold) if sold else None
     return Answers(
         largest_context(model.shape, serving, Device.of(gpu)),
         highest_concurrency(model.shape, serving, Device.of(gpu)),
@@ -249,7 +257,7 @@ def _fits_on(subject: Subject) -> Callable[[Gpu], bool]:
     def fits(gpu: Gpu) -> bool:
         if model is None or serving is None:
             return False
-        return forecast(model.shape, serving, Device.of(gpu)).fits
+        return forecast(model.shape, on_gpu(subject, serving, gpu), Device.of(gpu)).fits
 
     return fits
 

@@ -16,6 +16,7 @@ from builder.rules.registry import rule
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from builder.catalogue import Gpu
     from builder.catalogue.limits import Limit
     from builder.rules.finding import Finding
     from builder.rules.subject import Subject
@@ -30,13 +31,18 @@ _VERIFY = "vllm/config/vllm.py (_get_quantization_config)"
 
 
 def in_effect(subject: Subject) -> str | None:
-    """Return the format that the engine computes in; None where that is not known here.
+    """Return the format that the engine computes in; None where that is not known here."""
+    return computed_on(subject, subject.gpu)
+
+
+def computed_on(subject: Subject, gpu: Gpu | None) -> str | None:
+    """Return the format that it would compute in on a GPU.
 
     Left to itself, it takes the model's own, if GPU and model take that, else the first of
     bfloat16, float16 and float32 that both do; what is stored in 32 bits is computed in 16, and
     models that give vectors then prefer float16.
     """
-    asked, model, gpu = asked_dtype(subject), subject.model, subject.gpu
+    asked, model = asked_dtype(subject), subject.model
     if asked != "auto" or model is None or gpu is None:
         return None if asked == "auto" else asked
     fits = ["bfloat16", "float16", "float32"]

@@ -33,6 +33,7 @@ _FAMILIES: tuple[str, ...] = (
     "memory",
     "arguments",
     "values",
+    "parsers",
     "conflicts",
     "variables",
     "origins",
@@ -70,9 +71,11 @@ def rule(name: str, title: str) -> Callable[[Check], Check]:
 @lru_cache
 def rules() -> dict[str, Rule]:
     """Return every rule by id, in the order in which they are read."""
-    for family in _FAMILIES:
-        import_module(f"builder.rules.{family}")
-    return _rules
+    places = {
+        import_module(f"builder.rules.{name}").__name__: at for at, name in enumerate(_FAMILIES)
+    }
+    by_family = sorted(_rules.items(), key=lambda item: places[item[1].check.__module__])
+    return dict(by_family)
 
 
 def find(name: str) -> Rule:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from packaging.version import Version
+
 from builder.catalogue import flags
+from builder.catalogue.limits import first_with
+from builder.rules.alternatives import other_releases
 from builder.rules.change import Change, Move
 from builder.rules.finding import error, note, warning
 from builder.rules.registry import rule
@@ -22,7 +26,40 @@ _CHAT = ("enable-auto-tool-choice", "tool-call-parser", "reasoning-parser", "cha
 _MEDIA = "vllm/multimodal/media/connector.py of 0.20.2; CVE-2026-24779"
 _PROFILE = "vllm/v1/worker/gpu_model_runner.py of 0.20.2: profile_run"
 _CAUSAL = "ForCausalLM"
+_REGISTRY = "vllm/model_executor/models/registry.py of each release"
+_WRAPS_ALL = Version("0.11.1")
+"""First release with wrappers for experts and for images (TransformersMoEForCausalLM and others);
+before, one for plain writers of text in 16 bits."""
 _DOMAINS = "allowed-media-domains"
+
+
+@rule("model-class", "the engine's release has the model's class")
+def model_class(subject: Subject) -> Iterator[Finding]:
+    """Refuse a model that is younger than the engine, unless Transformers' own code may run it."""
+    model, version = subject.model, Version(subject.version)
+    first = first_with(model.architecture) if model else None
+    if model is None or first is None or version >= Version(first):
+        return
+    moves = other_releases(subject, lambda row: Version(row.version) >= Version(first))
+    moves = moves if subject.is_cuda else ()
+    text = f"{subject.engine} has no {model.architecture}: {first} is the first with it"
+    hint = f"take {first} or newer"
+    if _falls_back(model, version):
+        text += (
+            "; it takes Transformers' own code, if that has the model: slower, and little tested"
+        )
+        yield warning("engine.version", text, hint, _REGISTRY, moves=moves, verified=False)
+        return
+    yield error("engine.version", text, hint, _REGISTRY, moves=moves)
+
+
+def _falls_back(model: ModelFacts, version: Version) -> bool:
+    """Whether the engine has a wrapper for models of that kind."""
+    if version >= _WRAPS_ALL:
+        return True
+    shape = model.shape
+    is_plain = shape.experts is None and shape.latent is None and model.task == "chat"
+    return is_plain and _CAUSAL in model.architecture and not shape.is_quantised
 
 
 @rule("task", "the model is served for what it was made for")

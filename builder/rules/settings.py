@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 from packaging.version import Version
 
 from builder.catalogue.releases import Compiled, compiled_at_start
-from builder.rules.floor import default_attention, tried_attention
+from builder.rules.floor import tried_attention
 
 if TYPE_CHECKING:
+    from builder.catalogue import Gpu
     from builder.rules.subject import Subject
 
 FLAG, VARIABLE = "attention-backend", "VLLM_ATTENTION_BACKEND"
@@ -27,6 +28,10 @@ _VARIABLE_UNTIL = Version("0.15.0")
 _CACHE = "flashinfer-jit-cache"
 _FLASHINFER = "FLASHINFER"
 _BLOCKS = "fp8-block"
+_WITH_SINKS = frozenset({"GptOssForCausalLM"})
+_FOURTH = Version("0.20.0")
+"""First release whose FlashAttention 4 takes sinks (vllm/v1/attention/backends/fa_utils.py of
+0.19.1 and 0.20.0: flash_attn_supports_sinks; flashinfer.py: supports_sink)."""
 _NAMES_NVCC = {"CUDA_HOME", "CUDA_PATH"}
 
 
@@ -134,7 +139,8 @@ def first_attention(subject: Subject) -> str | None:
     release, gpu = subject.release, subject.gpu
     if release is None or gpu is None:
         return None
-    return default_attention(release, gpu, cache_type(subject), mla=is_latent(subject))
+    tried = tried_attention(release, gpu, cache_type(subject), mla=is_latent(subject))
+    return next((name for name in tried if takes_sinks(subject, gpu, name)), None)
 
 
 def other_attention(subject: Subject) -> tuple[str, ...]:
@@ -143,7 +149,22 @@ def other_attention(subject: Subject) -> tuple[str, ...]:
     if release is None or gpu is None:
         return ()
     tried = tried_attention(release, gpu, cache_type(subject), mla=is_latent(subject))
-    return tuple(name for name in tried if not name.startswith(_FLASHINFER))
+    plain = (name for name in tried if not name.startswith(_FLASHINFER))
+    return tuple(name for name in plain if takes_sinks(subject, gpu, name))
+
+
+def takes_sinks(subject: Subject, gpu: Gpu, name: str) -> bool:
+    """Whether a backend takes the sinks of a model's attention, True for a model without.
+
+    FlashAttention does by version 3 on Hopper and version 4 on Blackwell for servers, FlashInfer by
+    TensorRT-LLM's kernels, which are for the latter alone.
+    """
+    if subject.model is None or subject.model.architecture not in _WITH_SINKS:
+        return True
+    major = gpu.compute_capability.partition(".")[0]
+    if name in {"FLASH_ATTN", "FLASH_ATTN_VLLM_V1"}:
+        return major == "9" or (major == "10" and Version(subject.version) >= _FOURTH)
+    return major == "10" if name.startswith(_FLASHINFER) else not name.startswith("FLEX")
 
 
 def image_attention(subject: Subject) -> str | None:

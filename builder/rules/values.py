@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from packaging.version import Version
 
 from builder.catalogue import flags
-from builder.catalogue.quantisation import methods
+from builder.catalogue.quantisation import cache_types, methods
 from builder.rules.arguments import given, offered, place_of, resolved
 from builder.rules.change import Change, Move
 from builder.rules.finding import error, warning
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from builder.rules.finding import Finding
     from builder.rules.subject import Subject
 
-_OTHERS = ("kv-cache-dtype",)
-"""Flags whose values another rule judges."""
 _WHOLE = re.compile(r"[+-]?\d+")
 _SCALED = re.compile(r"\d+(\.\d+)?[kKmMgGtT]?")
 _EMPTY = {"", "None"}
@@ -58,7 +56,7 @@ def flag_value(subject: Subject) -> Iterator[Finding]:
     version, strays = subject.version, []
     for flag, written, value in given(subject):
         name = resolved(flag, version)
-        if name is None or name in _OTHERS or "." in name:
+        if name is None or "." in name:
             continue
         extra = _extra(name, version, value)
         taken = _listed(value)[:1] if extra else value
@@ -95,8 +93,9 @@ def _listed(value: object) -> list[object]:
 
 def _none_of_the_choices(flag: str, version: str, value: object) -> object | None:
     """Return the first word that the parser does not take, None if it takes all."""
-    if flag == "quantization" and value in methods():
-        return None  # judged with model and GPU
+    judged = {"quantization": set(methods()), "kv-cache-dtype": set(cache_types())}
+    if str(value) in judged.get(flag, set()):
+        return None  # known: other rules look at release, model and GPU
     if value is True:
         return None
     words = (each for each in _listed(value) if str(each) not in _EMPTY)
@@ -129,6 +128,9 @@ def _not_of(flag: str, version: str, value: object) -> str:
     if kind == "float":
         return "" if _is_number(text) else "a number"
     if kind == "json":
+        is_level = flag == "compilation-config"
+        if not is_level and (isinstance(value, float | int) or _WHOLE.fullmatch(text)):
+            return "a JSON object"
         return "" if isinstance(value, dict) or _is_json(text) else "JSON"
     return ""
 
