@@ -47,8 +47,6 @@ def words(found: Forecast) -> str:
     if found.excess_bytes:
         return f"asks for {found.excess_bytes / GIB:.1f} GiB more than is free at the start"
     if not found.fits:
-        if found.excess_bytes:
-            return f"{_taken(found)}: {found.excess_bytes / GIB:.1f} GiB more than is free"
         return f"{_taken(found)}: {-found.spare_bytes / GIB:.1f} GiB more are needed"
     if not found.request_bytes:
         return f"{_taken(found)}; it keeps no cache"
