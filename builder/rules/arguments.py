@@ -92,8 +92,7 @@ def _abbreviated(flag: str, version: str) -> list[str]:
         return []
     names = [name.removeprefix("--") for name in flags.flags()]
     names += [f"{_NO}{name}" for name in names if flag.startswith(_NO)]
-    ways = (row.held(key, version) for row in flags.flags().values() for key in ("off", "aliases"))
-    names += [way[2:] for words in ways for way in words if way.startswith("--")]
+    names += [way[2:] for way in flags.ways() if way.startswith("--")]
     begin = dict.fromkeys(name for name in names if name.startswith(flag))
     return [name for name in begin if offered(name, version)]
 

@@ -8,8 +8,7 @@ from packaging.version import Version
 
 from builder.catalogue.arguments import releases_read
 from builder.catalogue.flags import flag as flag_of
-from builder.catalogue.flags import variable, variables
-from builder.catalogue.nearest import nearest
+from builder.catalogue.flags import similar_variables, variable
 from builder.catalogue.releases import releases
 from builder.rules.alternatives import other_releases
 from builder.rules.change import Change, Move
@@ -77,8 +76,7 @@ def _passed_over(
     """Return what is so, what to write, and the changes that keep what was meant."""
     passed = f"{subject.engine} passes {name} over"
     if known is None:
-        offered = {key: (key,) for key, row in variables().items() if row.offered(subject.version)}
-        near = nearest(name, offered)
+        near = similar_variables(name, subject.version)
         rename = tuple((Change(place_of(name), None), Change(place_of(n), value)) for n in near[:1])
         hint = f"write {near[0]}, or leave it out" if near else "leave it out"
         return f"{passed}: no release from 0.6.0 on reads it", hint, rename
