@@ -95,7 +95,7 @@ def _listed(value: object) -> list[object]:
 
 def _none_of_the_choices(flag: str, version: str, value: object) -> object | None:
     """Return the first word that the parser does not take, None if it takes all."""
-    if flag == "quantization" and value in methods():
+    if flag == "quantization" and str(value) in methods():
         return None  # judged with model and GPU
     if value is True:
         return None
