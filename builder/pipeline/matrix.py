@@ -103,7 +103,7 @@ def listed(stack_paths: Sequence[Path], since: str | None = None) -> tuple[Cell,
     git and CI say that there was none before, was before everything.
     """
     ours = _ours(None)
-    found = [cell for path in stack_paths for cell in _cells(path, ours)]
+    found = [cell for path in dict.fromkeys(stack_paths) for cell in _cells(path, ours)]
     if since is None or not since.strip("0") or not found:
         return tuple(found)
     then = git.revision(found[0].stack.resolve().parent, since)
