@@ -186,3 +186,55 @@ def test_more_than_is_free_is_no_shortage_below_zero(run: Run, stack: Callable[.
     assert code != 0
     assert "GiB more than is free at the start" in out
     assert "short of -" not in out
+
+
+@pytest.mark.parametrize("lock", ["", "[tool.builder]\nversion = 99\n"], ids=["damaged", "newer"])
+def test_a_lock_that_cannot_be_read_does_not_hide_the_others(
+    run: Run, stack: Callable[..., str], lock: str
+) -> None:
+    Path("pylock.bad.toml").write_text(lock)
+    code, out, err = run("check", stack("bad"), stack("good"), "--json")
+    assert code == 3
+    assert [row["verdict"] for row in json.loads(out)] == ["works", "invalid"]
+    assert "pylock.bad.toml" in err
+    assert run("check", "bad.yaml")[0] == (10 if not lock else 4)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [b"{" * 9, b"\xff", b'{"rope_scaling":' + b'{"a":' * 900 + b"1" + b"}" * 901, b"[" * 99_999],
+    ids=["cut", "no text", "deep", "deeper than JSON"],
+)
+def test_a_config_that_cannot_be_read_is_a_fault(
+    run: Run, stack: Callable[..., str], config: bytes
+) -> None:
+    path = Path(stack())
+    Path("model").mkdir()
+    Path("model/config.json").write_bytes(config)
+    lines = ["model: {path: model}" if "repo:" in x else x for x in path.read_text().splitlines()]
+    path.write_text("\n".join(lines))
+    code, out, err = run("check", str(path))
+    assert (code, out) == (3, "")
+    assert "config.json" in err
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        "args: {hf-tokenx: %s}",
+        "args: {hf-token: [%s]}",
+        "args: {api-key: %s}",
+        "env: {VLLM_API_KEYS: %s}",
+        "env: {HF_TOKEN: %s}",
+        "env: {HTTPS_PROXY: 'http://user:%s@proxy:3128'}",
+        "args: {load-format: 'https://user:%s@host/x'}",
+    ],
+)
+def test_a_secret_is_not_repeated(run: Run, stack: Callable[..., str], part: str) -> None:
+    path = Path(stack())
+    secret = "correct-horse-battery"
+    text = path.read_text().replace("serve: {", "serve: {" + part.replace("%s", secret) + ", ")
+    path.write_text(text)
+    for words in (("check", str(path), "--notes"), ("check", str(path), "--json"), ("plan",)):
+        _, out, err = run(*words, *([str(path)] if words == ("plan",) else []))
+        assert secret not in out + err

@@ -384,3 +384,20 @@ def test_a_file_that_cannot_be_read_is_named_without_a_traceback(
     monkeypatch.setattr(pipeline, "lock", fail)
     code, out, err = run("lock", "demo.yaml")
     assert (code, out, err) == (11, "", "error: model/config.json: permission denied\n")
+
+
+def test_judging_a_stack_loads_no_client_of_registries_or_indexes(stack: Path) -> None:
+    code = (
+        "import sys; from builder.cli.app import app; from builder.pipeline import checking;"
+        f"from pathlib import Path; checking.check(Path({str(stack)!r}));"
+        "print([n for n in ('http.client', 'ssl', 'builder.sources.web') if n in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout == "[]\n"
+
+
+def test_every_name_of_the_pipeline_is_a_step_of_it() -> None:
+    for name in pipeline.__all__:
+        assert getattr(pipeline, name).__module__.startswith("builder.pipeline.")
+    with pytest.raises(AttributeError, match="has no attribute `walk`"):
+        pipeline.walk  # noqa: B018 - the look-up is the point

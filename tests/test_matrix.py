@@ -304,3 +304,31 @@ def test_a_key_is_of_the_lock_narrowed_to_the_gpu(run: Run, stack: SmallStack) -
     stack.change(gpu=L4)
     assert rows(run)[L4]["key"] == before
     assert locks.read(stack.lock_path).gpu is not None
+
+
+def test_a_lock_that_was_no_text_is_another_lock(
+    run: Run, stack: SmallStack, project: Path
+) -> None:
+    whole = stack.lock_path.read_bytes()
+    stack.lock_path.write_bytes(b"\xff\xfe\x00")
+    before = commit(project)
+    stack.lock_path.write_bytes(whole)
+    assert set(rows(run, "--changed-since", before)) == {L4, H100}
+
+
+@pytest.mark.parametrize("name", ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"])
+def test_the_repository_is_that_of_the_stacks(
+    run: Run, stack: SmallStack, project: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    before = commit(project)
+    stack.change(port=8001)
+    changed = rows(run, "--changed-since", before)
+    # As hooks set it: relative to the top folder, or of another repository.
+    monkeypatch.setenv(name, ".git")
+    assert changed
+    assert rows(run, "--changed-since", before) == changed
+
+
+def test_a_stack_that_is_named_twice_is_listed_once(run: Run, stack: SmallStack) -> None:
+    code, out, _ = run("--json", str(stack.path), str(stack.path))
+    assert (code, [row["gpu"] for row in json.loads(out)["include"]]) == (0, [L4, H100])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from packaging.version import Version
@@ -44,7 +45,7 @@ class Facts:
     default: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Flag:
     """An argument such as `--swap-space`, or a variable such as `VLLM_USE_V1`."""
 
@@ -74,8 +75,11 @@ class Flag:
         """Return the words of one of the `Facts` in a release, none where it is not offered."""
         if not self.offered(version):
             return ()
-        facts = read(Facts, self.row, f"serve.toml: {self.name}")
-        return spans.at(getattr(facts, key), version, oldest())
+        return spans.at(getattr(self._facts, key), version, oldest())
+
+    @cached_property
+    def _facts(self) -> Facts:
+        return read(Facts, self.row, f"serve.toml: {self.name}")
 
 
 @dataclass(frozen=True, slots=True)

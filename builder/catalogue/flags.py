@@ -69,18 +69,19 @@ def flag(name: str) -> Flag | None:
     wanted = canonical(name)
     if wanted in flags():
         return flags()[wanted]
-    owners = [flags()[owner] for owner, _ in _ways().get(wanted, ())]
+    owners = [flags()[owner] for owner, _ in ways().get(wanted, ())]
     if owners:
         return owners[-1]
     return flag(positive) if (positive := _positive(wanted)) else None
 
 
+@lru_cache(maxsize=4096)
 def spelling(name: str, version: str) -> Spelling | None:
     """Return what a name means in a release, None where the release does not take it."""
     wanted = canonical(name)
     if wanted in flags() and flags()[wanted].offered(version):
         return Spelling(flags()[wanted])
-    for owner, key in _ways().get(wanted, ()):
+    for owner, key in ways().get(wanted, ()):
         if wanted in flags()[owner].held(key, version):
             return Spelling(flags()[owner], negates=key == "off")
     found = spelling(positive, version) if (positive := _positive(wanted)) else None
@@ -94,7 +95,7 @@ def _positive(name: str) -> str:
 
 
 @lru_cache
-def _ways() -> dict[str, list[tuple[str, str]]]:
+def ways() -> dict[str, list[tuple[str, str]]]:
     """Return owners by other names, aliases and what turns off, each with its key."""
     found: dict[str, list[tuple[str, str]]] = {}
     for owner, row in table("serve")["flags"].items():
@@ -185,10 +186,18 @@ def when(name: str, word: str) -> Pairs:
     return tuple((releases_read()[run[0]], *end) for run, end in zip(runs, ends, strict=True))
 
 
+@lru_cache(maxsize=1024)
 def similar(name: str, version: str) -> tuple[str, ...]:
     """Return arguments of a release that a name may have meant, best first."""
     offered = (each for each in flags().values() if each.offered(version))
     return nearest(canonical(name), {each.name: (each.name,) for each in offered})
+
+
+@lru_cache(maxsize=1024)
+def similar_variables(name: str, version: str) -> tuple[str, ...]:
+    """Return variables of a release that a name may have meant, best first."""
+    offered = (each.name for each in variables().values() if each.offered(version))
+    return nearest(name, {each: (each,) for each in offered})
 
 
 def last_with(name: str, version: str | None = None) -> str | None:
@@ -213,6 +222,7 @@ def nevers() -> tuple[Never, ...]:
     return listed(Never, "flags", "never")
 
 
+@lru_cache(maxsize=1024)
 def default(name: str, version: str) -> Default | None:
     """Return a default that changed as of a release, None where the table does not say."""
     asked = Version(version)

@@ -225,6 +225,7 @@ def code(compiled_for: Iterable[str], capability: str) -> Code:
     return best
 
 
+@lru_cache
 def has_deep_gemm(version: str, python: str) -> bool | None:
     """Whether a wheel has DeepGEMM for a Python such as `3.11`; None for releases not read."""
     asked = Version(version)
@@ -262,6 +263,7 @@ def advisories() -> tuple[Advisory, ...]:
     return listed(Advisory, "advisories", "advisory")
 
 
+@lru_cache
 def concerning(version: str) -> tuple[Advisory, ...]:
     """Return the weaknesses that a release of vLLM has."""
     return tuple(row for row in advisories() if row.concerns(version))

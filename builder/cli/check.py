@@ -10,7 +10,7 @@ import typer
 from builder import console
 from builder.cli import findings, memory_bar
 from builder.cli.colour import show
-from builder.errors import StackError
+from builder.errors import BuilderError, StackError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -52,7 +52,9 @@ def _all(paths: Sequence[Path]) -> tuple[list[Checked], list[dict[str, Any]]]:
     for path in paths:
         try:
             checked.append(checking.check(path))
-        except StackError as fault:
+        except BuilderError as fault:
+            if len(paths) == 1 and not isinstance(fault, StackError):
+                raise  # of a lock: it has an exit code of its own
             console.fail(fault.message, fault.hint)
             faults.append({"stack": str(path), "verdict": "invalid", "fault": fault.message})
     return checked, faults

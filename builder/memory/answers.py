@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from builder.memory.deployment import Device
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 _MOST_TOKENS = 1 << 30
 
 
+@lru_cache(maxsize=1024)
 def largest_context(shape: ModelShape, serving: Serving, device: Device) -> int:
     """Return the most tokens a request may have at that concurrency; 0 if not even one block.
 

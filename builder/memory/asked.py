@@ -44,8 +44,7 @@ def of_stack(stack: Stack, shape: ModelShape, concurrency: int = 1) -> Serving:
     Raises:
         StackError: neither the stack nor the model names a longest context.
     """
-    values = canonical(stack)
-    found = of_serve(values.get("serve", {}), stack.engine.version, stack.target.count, shape)
+    found = of_serve(canonical(stack.serve), stack.engine.version, stack.target.count, shape)
     return replace(found, concurrency=concurrency)
 
 

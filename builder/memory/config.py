@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from builder.errors import StackError
 from builder.memory.formats import Formats, formats
+from builder.memory.kinds import require_kinds
 from builder.memory.shape import Experts, Latent, ModelShape, Recurrent, Tower
 
 if TYPE_CHECKING:
@@ -50,8 +51,9 @@ def from_config(
     """Return the shape that the fields of a `config.json` describe.
 
     Raises:
-        StackError: a field is missing without which nothing can be said.
+        StackError: a field is missing without which nothing can be said, or of another kind.
     """
+    require_kinds(config)
     text = _text(config)
     layers, hidden = _need(text, "num_hidden_layers"), _need(text, "hidden_size")
     heads = _need(text, "num_attention_heads")

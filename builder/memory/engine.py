@@ -180,7 +180,7 @@ def engine(version: str, *, legacy: bool | None = None) -> Engine:
     Raises:
         StackError: it is no version.
     """
-    found = re.match(r"v?(\d+)\.(\d+)(?:\.(\d+))?", version)
+    found = re.match(r"(?:\d+!)?v?(\d+)(?:\.(\d+))?(?:\.(\d+))?", version)
     if found is None:
         message = f"engine.version: expected a version such as `0.20.2`, got `{version}`"
         raise StackError(message, "write the version of a published vLLM")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from builder.errors import StackError
@@ -95,6 +96,7 @@ class Forecast:
         return (*parts, ("cache", max(0, self.cache_bytes)))
 
 
+@lru_cache(maxsize=4096)
 def forecast(shape: ModelShape, serving: Serving, device: Device) -> Forecast:
     """Return how the memory of a GPU will be used.
 

@@ -150,7 +150,7 @@ def _folder(folder: Path, name: str) -> ModelFacts | None:
         config = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as fault:
+    except (OSError, ValueError, RecursionError) as fault:
         message = f"{path}: cannot be read: {fault}"
         raise StackError(message, "a model folder has the config.json of its repository") from fault
     if not isinstance(config, dict):

@@ -10,7 +10,6 @@ from builder import lock as locks
 from builder import stack as stacks
 from builder.errors import StaleLockError, UsageError
 from builder.pipeline import checking
-from builder.sources.downloads import Downloads
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,6 +68,7 @@ class LockResult:
 def lock(stack_path: Path, options: LockOptions) -> LockResult:
     """Resolve a stack and write its lock, keeping every pin that still fits."""
     from builder import resolve as resolver
+    from builder.sources.downloads import Downloads
 
     stack = stacks.load(stack_path)
     lock_path = locks.path_for(stack_path, stack.name)

@@ -108,7 +108,7 @@ def listed(stack_paths: Sequence[Path], since: str | None = None) -> tuple[Cell,
         StackError: two images have one name.
     """
     ours = _ours(None)
-    found = [cell for path in stack_paths for cell in _cells(path, ours)]
+    found = [cell for path in dict.fromkeys(stack_paths) for cell in _cells(path, ours)]
     _refuse_one_name_for_two(found)
     if since is None or not since.strip("0") or not found:
         return tuple(found)

@@ -120,7 +120,7 @@ CONDITIONS: Mapping[str, Callable[[Subject], bool]] = {
 """By `only` of an advisory: whether a stack is such a deployment.  Others are taken to be."""
 
 
-@rule("advisory", "no grave weakness of the engine's release is known")
+@rule("advisory", "no grave weakness of the engine's release is known", refuses=False)
 def advisory(subject: Subject) -> Iterator[Finding]:
     """Warn of weaknesses rated high or critical, note the others: one finding each."""
     rows = relevant(subject)
@@ -149,6 +149,8 @@ def relevant(subject: Subject) -> list[Advisory]:
 
 
 def _grave_in(subject: Subject, row: Release) -> bool:
+    if not any(each.severity in _GRAVE for each in concerning(row.version)):
+        return False
     after = subject.after((Change(_PLACE, row.version),))
     return any(each.severity in _GRAVE for each in relevant(after))
 

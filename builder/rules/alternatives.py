@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from packaging.version import Version
@@ -13,7 +15,7 @@ from builder.catalogue.releases import releases
 from builder.rules.change import Change, Move
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable
 
     from builder.catalogue import Gpu
     from builder.catalogue.cards import ModelCard
@@ -37,22 +39,39 @@ def other_releases(subject: Subject, suits: Callable[[Release], bool]) -> tuple[
     Of a newer series it is the last: patch releases repair, and nobody starts on 0.20.0 today.
     """
     asked = Version(subject.version)
-    known = list(releases().values())
-    newer = _last_of_series([r for r in known if Version(r.version) > asked and suits(r)])
-    older = [row for row in reversed(known) if Version(row.version) < asked and suits(row)]
-    near = [*newer[:_NEWER], *older[:_OLDER]]
+    newer = (_last(rows, asked, suits) for rows in _series())
+    older = (row for at, row in reversed(_numbered()) if at < asked and suits(row))
+    near = (*islice((row for row in newer if row), _NEWER), *islice(older, _OLDER))
     return tuple(_to_release(subject, row, _STEP * _releases_away(asked, row)) for row in near)
 
 
-def _last_of_series(rows: Sequence[Release]) -> list[Release]:
-    return list({Version(row.version).release[:2]: row for row in rows}.values())
+@lru_cache
+def _numbered() -> tuple[tuple[Version, Release], ...]:
+    """Return every release with its version, oldest first: a search asks for them often."""
+    return tuple((Version(row.version), row) for row in releases().values())
+
+
+@lru_cache
+def _series() -> tuple[tuple[tuple[Version, Release], ...], ...]:
+    """Return the releases of each series, such as 0.20, newest first."""
+    found: dict[tuple[int, ...], list[tuple[Version, Release]]] = {}
+    for at, row in _numbered():
+        found.setdefault(at.release[:2], []).insert(0, (at, row))
+    return tuple(map(tuple, found.values()))
+
+
+def _last(
+    series: Iterable[tuple[Version, Release]], asked: Version, suits: Callable[[Release], bool]
+) -> Release | None:
+    """Return the last release of a series that is newer than the asked one and suits."""
+    return next((row for at, row in series if at > asked and suits(row)), None)
 
 
 def _releases_away(asked: Version, row: Release) -> float:
     """Count the releases on the way."""
     there = Version(row.version)
     low, high = min(asked, there), max(asked, there)
-    between = sum(low < Version(each) < high for each in releases())
+    between = sum(low < at < high for at, _ in _numbered())
     return between + (_BACK if there < asked else 0)
 
 
@@ -69,13 +88,20 @@ def other_gpus(subject: Subject, suits: Callable[[Gpu], bool]) -> tuple[Move, ..
     here, arch = subject.gpu, subject.stack.target.platform.partition("/")[2]
     if here is None:
         return ()
-    others = [
-        gpu
-        for gpu in gpus().values()
-        if gpu.name != here.name and gpu.arch == arch and _is_sold(gpu, here) and suits(gpu)
-    ]
-    ranked = sorted((_distance(here, gpu), gpu.name) for gpu in others)[:_MOST_GPUS]
-    return tuple((Change("target.gpu", name, min(apart / 3, _FAR)),) for apart, name in ranked)
+    near = ((apart, gpu) for apart, gpu in _ranked(here.name) if gpu.arch == arch and suits(gpu))
+    return tuple(
+        (Change("target.gpu", gpu.name, min(apart / 3, _FAR)),)
+        for apart, gpu in islice(near, _MOST_GPUS)
+    )
+
+
+@lru_cache
+def _ranked(name: str) -> tuple[tuple[float, Gpu], ...]:
+    """Return what is offered in place of a GPU, the most alike first."""
+    here = gpus()[name]
+    others = [gpu for gpu in gpus().values() if gpu.name != name and _is_sold(gpu, here)]
+    apart = ((_distance(here, gpu), gpu) for gpu in others)
+    return tuple(sorted(apart, key=lambda each: (each[0], each[1].name)))
 
 
 def _is_sold(gpu: Gpu, here: Gpu) -> bool:

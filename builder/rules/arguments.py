@@ -13,6 +13,7 @@ from builder.rules.alternatives import other_releases
 from builder.rules.change import Change, Move
 from builder.rules.finding import error, note, warning
 from builder.rules.registry import rule
+from builder.stack.credentials import is_secret_setting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -92,14 +93,17 @@ def _abbreviated(flag: str, version: str) -> list[str]:
         return []
     names = [name.removeprefix("--") for name in flags.flags()]
     names += [f"{_NO}{name}" for name in names if flag.startswith(_NO)]
-    ways = (row.held(key, version) for row in flags.flags().values() for key in ("off", "aliases"))
-    names += [way[2:] for words in ways for way in words if way.startswith("--")]
+    names += [way[2:] for way in flags.ways() if way.startswith("--")]
     begin = dict.fromkeys(name for name in names if name.startswith(flag))
     return [name for name in begin if offered(name, version)]
 
 
 def _renamed(flag: str, name: str, value: object) -> Move:
-    return Change(place_of(flag), None), Change(place_of(name), value)
+    leave = Change(place_of(flag), None)
+    # A name that is written wrong is not known as secret yet: its value is not repeated.
+    if is_secret_setting(name, str(value)):
+        return (leave,)
+    return leave, Change(place_of(name), value)
 
 
 def _refused(subject: Subject, flag: str, value: object) -> _Unknown:

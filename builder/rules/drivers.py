@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from packaging.specifiers import SpecifierSet
@@ -31,6 +32,7 @@ _SWITCH = "VLLM_ENABLE_CUDA_COMPATIBILITY"
 _FOLDER = "VLLM_CUDA_COMPATIBILITY_PATH"
 _SWITCH_SINCE = Version("0.17.0")
 _NO_BOUND = "0"
+_NUMBERS = re.compile(r"[0-9]+(\.[0-9]+)*")
 
 
 def oldest(subject: Subject) -> str | None:
@@ -40,7 +42,9 @@ def oldest(subject: Subject) -> str | None:
         return None
     lower = [s.version for s in SpecifierSet(asked) if s.operator in {">=", ">", "==", "~=", "==="}]
     plain = [version.removesuffix(".*") for version in lower]
-    return max(plain, key=Version) if plain else _NO_BOUND
+    # Drivers have numbers alone: an epoch or a word in a range bounds nothing.
+    numbers = [version for version in plain if _NUMBERS.fullmatch(version)]
+    return max(numbers, key=Version) if numbers else _NO_BOUND
 
 
 def allows(asked: str, driver: str) -> bool:

@@ -128,7 +128,7 @@ def _short(found: Forecast, subject: Subject) -> str:
     name = model.name if model else ""
     if found.excess_bytes:
         return f"{name} on {where}: more is asked for than is free, by {_gib(found.excess_bytes)}"
-    share = -found.spare_bytes / found.budget_bytes
+    share = -found.spare_bytes / max(1, found.budget_bytes)
     tokens = subject.stack.serve.max_model_len or (model.shape.max_positions if model else 0) or 0
     return (
         f"{name} on {where} is short of {_gib(-found.spare_bytes)} a GPU, {share:.0%} of the "

@@ -83,12 +83,13 @@ def of_config(
     Raises:
         StackError: the config lacks what every model of the engine has.
     """
+    shape = from_config(config, tensor_bytes)
     quantised = config.get("quantization_config") or config.get("compression_config") or {}
     return ModelFacts(
         name=name,
         origin=origin,
-        shape=from_config(config, tensor_bytes),
-        architecture=next(iter(config.get("architectures") or ()), ""),
+        shape=shape,
+        architecture=shape.architecture,
         dtype=_dtype(config),
         scheme=scheme_of(quantised),
         method=str(quantised.get("quant_method") or "") or None,

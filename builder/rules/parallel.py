@@ -21,6 +21,7 @@ from builder.rules.splitting import (
     staged,
     uneven,
 )
+from builder.stack.model import MOST_GPUS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -78,10 +79,11 @@ def parallel_layers(subject: Subject) -> Iterator[Finding]:
     if model is None or stages == 1 or subject.gpu is None or not subject.is_cuda:
         return
     limit = no_pipeline(model.architecture, subject.version)
+    per_copy = subject.count // replicas(subject)
     moves = tuple(
-        recut(subject, subject.count // replicas(subject) // fewer, fewer)
-        for fewer in range(stages - 1, 0, -1)
-        if can_stage(subject, fewer) and subject.count // replicas(subject) % fewer == 0
+        recut(subject, per_copy // fewer, fewer)
+        for fewer in range(min(stages - 1, per_copy), 0, -1)
+        if can_stage(subject, fewer) and per_copy % fewer == 0
     )
     if limit is not None:
         text = f"{subject.engine} does not cut {limit.architecture} into stages; {stages} are asked"
@@ -150,14 +152,15 @@ def _rest(subject: Subject) -> int | None:
 
 def _hint(subject: Subject, asked: int) -> str:
     rest = _rest(subject)
+    more = f"count: {asked}" if asked <= MOST_GPUS else "smaller numbers"
     if rest is None:
-        return f"write count: {asked}"
-    return f"write tensor-parallel-size: {rest} under serve.args, or count: {asked}"
+        return f"write {more}"
+    return f"write tensor-parallel-size: {rest} under serve.args, or {more}"
 
 
 def _matching(subject: Subject, asked: int) -> tuple[Move, ...]:
     rest = _rest(subject)
-    moves: list[Move] = [(Change(COUNT, asked),)]
+    moves: list[Move] = [(Change(COUNT, asked),)] if asked <= MOST_GPUS else []
     if rest is not None:
         value = None if rest == subject.count else rest
         moves.append((Change(TENSOR, value),))

@@ -52,17 +52,19 @@ class Rule:
     title: str
     """One line."""
     check: Check
+    refuses: bool = True
+    """False: it warns at most, so a search for what works need not ask it."""
 
     def __call__(self, subject: Subject) -> Iterator[Finding]:
         for finding in self.check(subject):
             yield replace(finding, rule=self.id, source=spelt(finding.source))
 
 
-def rule(name: str, title: str) -> Callable[[Check], Check]:
+def rule(name: str, title: str, *, refuses: bool = True) -> Callable[[Check], Check]:
     """Register a function as the rule `name`."""
 
     def register(check: Check) -> Check:
-        _rules[name] = Rule(name, title, check)
+        _rules[name] = Rule(name, title, check, refuses)
         return check
 
     return register

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from builder.rules.finding import Finding
+    from builder.rules.registry import Rule
     from builder.rules.subject import Subject
 
 _MOST_CELLS = 400
@@ -27,11 +28,14 @@ _MOST_MOVES = 4
 
 def findings(subject: Subject) -> Iterator[Finding]:
     """Yield what every rule has to say of a subject."""
-    excepted = subject.stack.rules
     for rule in rules().values():
-        for finding in rule(subject):
-            reason = excepted.get(finding.rule)
-            yield finding if reason is None else _excepted(finding, reason)
+        yield from _said(rule, subject)
+
+
+def _said(rule: Rule, subject: Subject) -> Iterator[Finding]:
+    reason = subject.stack.rules.get(rule.id)
+    for finding in rule(subject):
+        yield finding if reason is None else _excepted(finding, reason)
 
 
 def _excepted(finding: Finding, reason: str) -> Finding:
@@ -42,9 +46,12 @@ def _excepted(finding: Finding, reason: str) -> Finding:
     return replace(finding, severity="warning", text=text)
 
 
-def errors(subject: Subject) -> list[Finding]:
-    """Return what refuses a subject."""
-    return [finding for finding in findings(subject) if finding.severity == "error"]
+def errors(subject: Subject) -> Iterator[Finding]:
+    """Yield what refuses a subject."""
+    excepted = subject.stack.rules
+    for rule in rules().values():
+        if rule.refuses and rule.id not in excepted:
+            yield from (each for each in rule(subject) if each.severity == "error")
 
 
 def nearest(subject: Subject, refused: list[Finding]) -> Move | None:
@@ -67,10 +74,11 @@ def nearest(subject: Subject, refused: list[Finding]) -> Move | None:
             return None
         _, _, depth, move = heapq.heappop(queue)
         found = errors(subject.after(move))
-        if not found:
+        first = next(found, None)
+        if first is None:
             return move
         if depth < _MOST_MOVES:
-            offer(move, depth + 1, found)
+            offer(move, depth + 1, [first, *found])
     return None
 
 

@@ -104,13 +104,19 @@ def _chats(subject: Subject, model: ModelFacts) -> Iterator[Finding]:
 
 def _pools(subject: Subject, model: ModelFacts) -> Iterator[Finding]:
     """A model of text that is asked for embeddings."""
-    asked = {flag: subject.args.get(flag) for flag in ("runner", "task", "convert")}
+    asked = {flag: _word(subject, flag) for flag in ("runner", "task", "convert")}
     pools = asked["runner"] == "pooling" or asked["task"] not in {None, "generate", "auto"}
     if pools or asked["convert"] not in {None, "none", "auto"}:
         flag = next(name for name, value in asked.items() if value is not None)
         text = f"{model.name} is asked for embeddings or scores: it serves no chat then"
         hint = "leave it out if requests are for text"
         yield note(f"serve.args.{flag}", text, hint, _RUNNER)
+
+
+def _word(subject: Subject, flag: str) -> str | None:
+    """Return what a flag says; a list or a mapping is another rule's business."""
+    value = subject.args.get(flag)
+    return None if value is None else str(value)
 
 
 def _media(subject: Subject) -> Iterator[Finding]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from builder.catalogue.limits import no_pipeline
 from builder.rules.change import Change, Move
+from builder.stack.model import MOST_GPUS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -112,6 +113,8 @@ def counted(subject: Subject, suits: Callable[[int], bool]) -> Iterator[Move]:
     fits = [size for size in sizes if size != subject.tensor and suits(size)]
     for rank, tensor in enumerate(fits):
         total = prod((tensor, subject.pipeline, replicas(subject)))
+        if total > MOST_GPUS:
+            continue
         move = [Change(COUNT, total, rank * _STEP)] if total != subject.count else []
         if "tensor-parallel-size" in subject.args or total != tensor:
             move.append(Change(TENSOR, tensor))

@@ -8,13 +8,13 @@ from packaging.version import Version
 
 from builder.catalogue.arguments import releases_read
 from builder.catalogue.flags import flag as flag_of
-from builder.catalogue.flags import variable, variables
-from builder.catalogue.nearest import nearest
+from builder.catalogue.flags import similar_variables, variable
 from builder.catalogue.releases import releases
 from builder.rules.alternatives import other_releases
 from builder.rules.change import Change, Move
 from builder.rules.finding import error, note, warning
 from builder.rules.registry import rule
+from builder.stack.credentials import is_secret_setting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,9 +77,10 @@ def _passed_over(
     """Return what is so, what to write, and the changes that keep what was meant."""
     passed = f"{subject.engine} passes {name} over"
     if known is None:
-        offered = {key: (key,) for key, row in variables().items() if row.offered(subject.version)}
-        near = nearest(name, offered)
-        rename = tuple((Change(place_of(name), None), Change(place_of(n), value)) for n in near[:1])
+        near = similar_variables(name, subject.version)
+        # A name that is written wrong is not known as secret yet: its value is not repeated.
+        kept = [each for each in near[:1] if not is_secret_setting(each, value)]
+        rename = tuple((Change(place_of(name), None), Change(place_of(n), value)) for n in kept)
         hint = f"write {near[0]}, or leave it out" if near else "leave it out"
         return f"{passed}: no release from 0.6.0 on reads it", hint, rename
     others = other_releases(subject, lambda row: known.offered(row.version))
@@ -99,6 +100,8 @@ def _instead(
     if taken is None or not taken.offered(subject.version):
         return known.instead or "leave it out", moves
     name = known.instead.removeprefix("--")
+    if is_secret_setting(name, value):
+        return f"{known.instead} took its place", moves
     there = Change(place_of(known.name), None), Change(f"serve.args.{name}", value)
     return f"write serve.args: {{{name}: {value}}}", (there, *moves)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from packaging.specifiers import SpecifierSet
@@ -126,9 +127,13 @@ def python_version(subject: Subject) -> Iterator[Finding]:
 
 
 def _takes(release: Release, python: str) -> bool:
-    newest = release.newest_python
+    return _allows(release.python, release.newest_python, python)
+
+
+@lru_cache
+def _allows(asked: str, newest: str | None, python: str) -> bool:
     too_new = newest is not None and Version(python) > Version(newest)
-    return not too_new and SpecifierSet(release.python).contains(f"{python}.0")
+    return not too_new and SpecifierSet(asked).contains(f"{python}.0")
 
 
 @rule("glibc-floor", "the base's glibc is new enough for the wheels")

@@ -12,6 +12,9 @@ from builder.errors import ToolError, UsageError
 _HINT = "run it inside a checkout"
 _SHALLOW = "name a commit, branch or tag that is here: a shallow clone has to fetch it first"
 
+_ELSEWHERE = ("GIT_DIR", "GIT_WORK_TREE", "GIT_COMMON_DIR", "GIT_INDEX_FILE", "GIT_PREFIX")
+"""What hooks set: relative to another folder, or of another repository than the stacks'."""
+
 
 @dataclass(frozen=True)
 class Revision:
@@ -61,4 +64,5 @@ def revision(folder: Path, name: str) -> Revision:
 
 def _git(folder: Path, *words: str) -> str:
     program = process.find("git", "install it, for instance: apt-get install git")
-    return process.run([program, *words], cwd=folder, env={**os.environ, "LC_ALL": "C"})
+    environment = {name: value for name, value in os.environ.items() if name not in _ELSEWHERE}
+    return process.run([program, *words], cwd=folder, env={**environment, "LC_ALL": "C"})

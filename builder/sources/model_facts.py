@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from builder.errors import StackError
 from builder.lock import Facts
 
 if TYPE_CHECKING:
@@ -59,12 +60,21 @@ _GROUP_FIELDS = _words("""
 
 
 def facts(config: Mapping[str, Any], headers: Iterable[Header]) -> Facts:
-    """Return the facts of a model from its config and the headers of its weights."""
+    """Return the facts of a model from its config and the headers of its weights.
+
+    Raises:
+        StackError: the config has objects in objects without end.
+    """
     amounts: dict[str, int] = {}
     for header in headers:
         for dtype, count in header.tensor_bytes.items():
             amounts[dtype] = amounts.get(dtype, 0) + count
-    return Facts(config=_reduced(config), tensor_bytes=dict(sorted(amounts.items())))
+    try:
+        reduced = _reduced(config)
+    except RecursionError:
+        message = "model: config.json: values are nested too deeply"
+        raise StackError(message, "look at the file: the engine reads it too") from None
+    return Facts(config=reduced, tensor_bytes=dict(sorted(amounts.items())))
 
 
 def _reduced(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,8 @@ Sha256 = Annotated[str, StringConstraints(pattern=patterns.SHA256)]
 Text = Annotated[str, StringConstraints(min_length=1)]
 Scalar = bool | int | float | str
 Port = Annotated[int, Field(ge=1, le=65535)]
+MOST_GPUS = 1024
+"""In one container, more than any host has."""
 Suite = Literal["main", "updates", "security"]
 
 
@@ -52,7 +54,7 @@ class Target(Part):
     """`os/arch`, as in the OCI image specification."""
     gpu: Name | Annotated[tuple[Name, ...], Field(min_length=1)] = "none"
     """A GPU of the catalogue, several for a matrix, or `none` for CPU."""
-    count: Annotated[int, Field(ge=1, le=1024)] = 1
+    count: Annotated[int, Field(ge=1, le=MOST_GPUS)] = 1
     """GPUs in one container."""
     driver: Text | None = None
     """Drivers of the hosts, such as `>=580`."""
@@ -193,8 +195,8 @@ class Stack(Part):
         return self.serve.name or self.name
 
 
-def canonical(stack: Stack) -> dict[str, Any]:
-    """Return the stack as plain values for the lock.
+def canonical(stack: Part) -> dict[str, Any]:
+    """Return the stack, or a part of it, as plain values for the lock.
 
     Defaults are written out, so that a default that changes later shows as drift.  What is absent
     or empty is left out: TOML has no null.  Keys that people choose are sorted, so that their
