@@ -151,6 +151,21 @@ def test_no_nearest_cell_is_said_where_none_is_found(only: Any) -> None:
     assert (found.word, found.nearest) == ("refused", None)
 
 
+def test_cells_of_one_stack_get_one_change_for_all_and_keep_their_gpus(only: Any) -> None:
+    most = {"l4-24gb": 32, "a10-24gb": 16}
+
+    def fewer(item: Subject) -> Iterator[Finding]:
+        gpu = str(item.stack.target.gpu)
+        if (item.stack.serve.max_num_seqs or 0) > most[gpu]:
+            moves = (Change("target.gpu", "l4-24gb"),), (Change("serve.max_num_seqs", most[gpu]),)
+            yield error("serve.max_num_seqs", "many", "fewer", "here", moves=moves)
+
+    only(fewer=fewer)
+    verdicts = [rules.judge(asked(target={"gpu": gpu})) for gpu in most]
+    move = rules.nearest_for_all(verdicts)
+    assert [(c.place, c.value) for c in move or ()] == [("serve.max_num_seqs", 16)]
+
+
 def test_a_warning_has_a_nearest_cell_of_its_own(only: Any) -> None:
     def slow(item: Subject) -> Iterator[Finding]:
         if item.count == 1:

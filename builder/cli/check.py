@@ -112,17 +112,25 @@ def _gpu(verdict: Verdict) -> str:
 
 
 def nearest(checked: Checked) -> Iterator[Line]:
-    """Yield the nearest cell that works for every cell that is refused."""
+    """Yield the nearest cell that works for every cell that is refused, and one for all."""
     from builder.rules import described as words
 
-    for verdict in checked.verdicts:
-        gpu = _gpu(verdict)
-        cell = "" if len(checked.verdicts) == 1 else f"{gpu}: "
+    refused = [verdict for verdict in checked.verdicts if verdict.word == "refused"]
+    several = len(checked.verdicts) > 1
+    if several and refused:
+        found = words(checked.nearest) if checked.nearest else "none was found: split the stack"
+        yield from _said(f"nearest that works for all GPUs: {found}", is_found=checked.nearest)
+    for verdict in refused:
+        cell = f"{_gpu(verdict)} alone: " if several else ""
+        text = f"{cell}no change was found after which it works"
         if verdict.nearest is not None:
             text = f"{cell}nearest that works: {words(verdict.nearest)}"
-            yield from ((line, "good") for line in findings.wrapped(text, "  ", "    "))
-        elif verdict.word == "refused":
-            yield f"  {cell}no change was found after which it works", "error"
+        yield from _said(text, is_found=verdict.nearest)
+
+
+def _said(text: str, *, is_found: object) -> Iterator[Line]:
+    look = "good" if is_found else "error"
+    yield from ((line, look) for line in findings.wrapped(text, "  ", "    "))
 
 
 def described(checked: Checked) -> dict[str, Any]:
@@ -131,6 +139,7 @@ def described(checked: Checked) -> dict[str, Any]:
         "stack": str(checked.path),
         "name": checked.stack.name,
         "verdict": max((v.word for v in checked.verdicts), key=list(_STYLES)[::-1].index),
+        "nearest": findings.move(checked.nearest),
         "cells": [_cell(checked, verdict) for verdict in checked.verdicts],
     }
 

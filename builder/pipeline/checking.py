@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from builder import console, rules
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from builder.catalogue.cards import ModelCard
     from builder.lock import Facts, Lock
-    from builder.rules import ModelFacts, Severity, Subject, Verdict
+    from builder.rules import ModelFacts, Move, Severity, Subject, Verdict
     from builder.stack import Stack
 
 
@@ -31,6 +31,8 @@ class Checked:
     line: Callable[[str], int]
     """Where a field such as `target.gpu` stands."""
     verdicts: tuple[Verdict, ...]
+    nearest: Move | None = None
+    """Of a stack with a cell that is refused: the smallest change after which none is."""
 
     @property
     def is_refused(self) -> bool:
@@ -60,7 +62,12 @@ def check_lock(stack_path: Path, lock: Lock) -> Checked:
 def _judged(
     path: Path, stack: Stack, line: Callable[[str], int], cells: tuple[Subject, ...]
 ) -> Checked:
-    return Checked(path, stack, line, tuple(map(rules.judge, cells)))
+    verdicts = tuple(map(rules.judge, cells))
+    made = Checked(path, stack, line, verdicts)
+    if not made.is_refused:
+        return made
+    alone = verdicts[0].nearest if len(verdicts) == 1 else rules.nearest_for_all(verdicts)
+    return replace(made, nearest=alone)
 
 
 def refuse(checked: Checked) -> None:
@@ -92,9 +99,8 @@ def _lines(checked: Checked, severity: Severity) -> list[str]:
 
 
 def _hint(checked: Checked) -> str:
-    nearest = next((each.nearest for each in checked.verdicts if each.nearest), None)
     more = f"builder check {checked.path} says more"
-    return f"{rules.described(nearest)} works; {more}" if nearest else more
+    return f"{rules.described(checked.nearest)} works; {more}" if checked.nearest else more
 
 
 def subjects(

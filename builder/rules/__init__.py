@@ -5,7 +5,7 @@ Pure: no network, no clock, no files but the catalogue's tables.
 
 from builder.rules.change import Change, Move, changed, described
 from builder.rules.finding import SEVERITIES, Finding, Severity
-from builder.rules.judge import Verdict, judge
+from builder.rules.judge import Verdict, judge, nearest_for_all
 from builder.rules.model import ModelFacts, of_config
 from builder.rules.registry import Rule, find, rules
 from builder.rules.subject import Subject, of_repo
@@ -24,6 +24,7 @@ __all__ = [
     "described",
     "find",
     "judge",
+    "nearest_for_all",
     "of_config",
     "of_repo",
     "rules",

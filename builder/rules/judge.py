@@ -12,7 +12,7 @@ from builder.rules.registry import rules
 from builder.rules.served import forecast_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from builder.memory import Forecast
     from builder.rules.change import Move
@@ -52,10 +52,17 @@ def judge(subject: Subject) -> Verdict:
         key=lambda each: SEVERITIES.index(each.severity),
     )
     refused = [finding for finding in found if finding.severity == "error"]
-    move = search.nearest(subject, refused) if refused else None
+    move = search.nearest((subject,), refused) if refused else None
     return Verdict(
         subject, tuple(_with_nearest(each, subject, move, refused) for each in found), move
     )
+
+
+def nearest_for_all(verdicts: Sequence[Verdict]) -> Move | None:
+    """Return the cheapest move after which no cell of a stack is refused, if one was found."""
+    refused = [each for verdict in verdicts for each in verdict.findings]
+    refused = [finding for finding in refused if finding.severity == "error"]
+    return search.nearest([verdict.subject for verdict in verdicts], refused)
 
 
 def _unknown(subject: Subject) -> Iterator[Finding]:

@@ -15,7 +15,7 @@ from builder.rules.change import Move, cost
 from builder.rules.registry import rules
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from builder.rules.finding import Finding
     from builder.rules.registry import Rule
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _MOST_CELLS = 400
 """Cells that are judged before the search gives up: a second at most."""
 _MOST_MOVES = 4
+_GPU = "target.gpu"
 
 
 def findings(subject: Subject) -> Iterator[Finding]:
@@ -54,14 +55,19 @@ def errors(subject: Subject) -> Iterator[Finding]:
             yield from (each for each in rule(subject) if each.severity == "error")
 
 
-def nearest(subject: Subject, refused: list[Finding]) -> Move | None:
-    """Return the cheapest move after which nothing is refused, None where none was found."""
+def nearest(subjects: Sequence[Subject], refused: list[Finding]) -> Move | None:
+    """Return the cheapest move after which no subject is refused, None where none was found.
+
+    Several subjects are the cells of one stack: they share all but the GPU, which then stays.
+    """
     order = count()
     queue: list[tuple[float, int, int, Move]] = []
     seen: set[frozenset[tuple[str, str]]] = set()
 
     def offer(before: Move, depth: int, found: list[Finding]) -> None:
         for move in _proposed(found):
+            if len(subjects) > 1 and any(change.place == _GPU for change in move):
+                continue
             both = merged(before, move)
             key = frozenset((change.place, repr(change.value)) for change in both)
             if both != before and key not in seen:
@@ -73,7 +79,7 @@ def nearest(subject: Subject, refused: list[Finding]) -> Move | None:
         if not queue:
             return None
         _, _, depth, move = heapq.heappop(queue)
-        found = errors(subject.after(move))
+        found = (each for subject in subjects for each in errors(subject.after(move)))
         first = next(found, None)
         if first is None:
             return move
