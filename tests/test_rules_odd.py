@@ -119,6 +119,7 @@ def test_finds_variables_that_are_alike() -> None:
         ({"text_config": {"head_dim": "64"}}, "in `head_dim`"),
         ({"vision_config": {"hidden_size": []}}, "in `hidden_size`"),
         ({"rope_scaling": {"rope_type": "linear", "factor": float("nan")}}, "a number in `factor`"),
+        ({"rope_scaling": {"factor": 10**400}}, "a number in `factor`"),
         ({"rope_parameters": {"full_attention": 1}}, "an object in `full_attention`"),
         ({"quantization_config": "fp8"}, "an object in `quantization_config`"),
         ({"quantization_config": {"bits": "4"}}, "a number in `bits`"),
