@@ -21,6 +21,7 @@ FAMILIES = {
     "parallel_links": "Several GPUs",
     "arguments": "Flags and variables",
     "values": "Flags and variables",
+    "unlisted": "Flags and variables",
     "parsers": "Flags and variables",
     "conflicts": "Flags and variables",
     "variables": "Flags and variables",

@@ -33,6 +33,7 @@ _FAMILIES: tuple[str, ...] = (
     "memory",
     "arguments",
     "values",
+    "unlisted",
     "parsers",
     "conflicts",
     "variables",
