@@ -1,14 +1,12 @@
 """`builder check` and `builder explain`: what they print where, and their exit codes."""
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from builder import cli
+from tests.command_line import Run, runner
 
 STACK = """\
 name: {name}
@@ -19,25 +17,11 @@ model: {{repo: Qwen/Qwen2.5-7B-Instruct-AWQ, revision: "{revision}"}}
 serve: {{max_model_len: 8192, max_num_seqs: 64, gpu_memory_utilization: 0.9}}
 """
 
-Run = Callable[..., tuple[int, str, str]]
-
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """Run `builder` in this process; returns exit code, stdout and stderr."""
-
-    def call(*words: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", ["builder", *words])
-        code: Any = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code
-        found = capsys.readouterr()
-        return int(code or 0), found.out, found.err
-
-    return call
+    return runner(monkeypatch, capsys)
 
 
 @pytest.fixture

@@ -6,14 +6,13 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import typer
 
-from builder import __version__, cli, console, errors, pipeline
+from builder import __version__, console, errors, pipeline
 from builder import lock as locks
 from builder import stack as stacks
 from builder.cli.app import app
@@ -21,6 +20,7 @@ from builder.lock import Lock
 from builder.recipe import image_name, recipe
 from builder.sources import own
 from tests import lock_maker
+from tests.command_line import Run, runner
 
 STACK = """\
 name: demo
@@ -33,8 +33,6 @@ resolve: {as_of: 2026-05-10}
 """
 TINY = Path(__file__).parents[1] / "stacks" / "models" / "tiny-llama"
 COMMANDS = sorted(command.name or "" for command in typer.main.get_group(app).commands.values())
-
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(autouse=True)
@@ -62,19 +60,7 @@ def lock_of(path: Path) -> Lock:
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """Run `builder` in this process; returns exit code, stdout and stderr."""
-
-    def call(*words: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", ["builder", *words])
-        code: Any = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code
-        found = capsys.readouterr()
-        return int(code or 0), found.out, found.err
-
-    return call
+    return runner(monkeypatch, capsys)
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, fault: BaseException) -> None:

@@ -1,15 +1,15 @@
 """From a stack to a registry: what moves, and what does not have to."""
 
 import json
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from builder import cli, console
+from builder import console
 from tests import hub_server, registry_server
+from tests.command_line import runner
 from tests.hub_server import REPO, Hub
 from tests.registry_server import Registry
 from tests.small_stack import FILES, SHARDS, SmallStack
@@ -54,17 +54,11 @@ def hub(hub_running: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hu
 
 @pytest.fixture
 def build(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Build:
+    run = runner(monkeypatch, capsys)
+
     def call(stack: SmallStack, *words: str, cache: Path | None = None) -> tuple[int, str, str]:
-        capsys.readouterr()
         monkeypatch.setenv("BUILDER_CACHE", str(cache or stack.cache))
-        monkeypatch.setattr(sys, "argv", ["builder", "build", str(stack.path), *words])
-        code: Any = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code
-        found = capsys.readouterr()
-        return int(code or 0), found.out, found.err
+        return run("build", str(stack.path), *words)
 
     return call
 
