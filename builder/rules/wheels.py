@@ -205,3 +205,17 @@ def needed_package(subject: Subject) -> Iterator[Finding]:
             moves: tuple[Move, ...] = ((Change("resolve.exclude", kept),),)
             source = _METADATA
             yield error("resolve.exclude", text, f"keep `{name}`", source, moves=moves)
+
+
+@rule("base-image", "this version of builder can build on the base")
+def base_image(subject: Subject) -> Iterator[Finding]:
+    """Warn of bases that are images: they are judged, and not built yet."""
+    base, runtime = subject.stack.base, subject.stack.runtime
+    place = "runtime.image" if runtime else "base.image"
+    if runtime is None and (base is None or base.image is None):
+        return
+    text = (
+        "is an image: this version of builder builds on Debian packages alone, and does not lock it"
+    )
+    hint = "write base: {debian: bookworm}"
+    yield warning(place, text, hint, "README.md, what it does not do yet")
