@@ -72,8 +72,13 @@ def _merged(default: Any, part: Any) -> Any:
 
 
 def judged(case: Case) -> Verdict:
-    """The verdict on a case."""
-    return rules.judge(subject(case))
+    """The verdict on a case, judged once for all tests of it."""
+    if case.name not in _VERDICTS:
+        _VERDICTS[case.name] = rules.judge(subject(case))
+    return _VERDICTS[case.name]
+
+
+_VERDICTS: dict[str, Verdict] = {}
 
 
 @lru_cache
