@@ -18,7 +18,7 @@ from builder.catalogue import code, routes
 from builder.catalogue.nearest import nearest
 from builder.errors import StackError, UsageError
 from builder.lock import Base, Code, DebianPackage, Engine, Gpu, Lock, Model, Suite, Wheel
-from builder.sources import debian, models, own, wheels
+from builder.sources import models, own, wheels
 from builder.stack import Stack, canonical, from_canonical
 
 if TYPE_CHECKING:
@@ -166,6 +166,9 @@ def _packages(
     earlier = request.previous.base if request.previous else None
     is_same_release = earlier is not None and earlier.debian == asked.release
     stays = earlier.packages if earlier and is_same_release and not request.moves("base") else ()
+    # Not at the top: uv starts sooner, and pins that are kept do without.
+    from builder.sources import debian
+
     with console.step("resolve Debian packages"):
         return debian.resolve(
             debian.Request(

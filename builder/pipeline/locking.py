@@ -70,11 +70,12 @@ def lock(stack_path: Path, options: LockOptions) -> LockResult:
     from builder import resolve as resolver
     from builder.sources.downloads import Downloads
 
-    stack = stacks.load(stack_path)
+    # What the catalogue knows to fail needs no network to be refused.
+    asked = checking.check(stack_path)
+    checking.refuse(asked)
+    stack = asked.stack
     lock_path = locks.path_for(stack_path, stack.name)
     previous = _earlier(lock_path)
-    # What the catalogue knows to fail needs no network to be refused.
-    checking.refuse(checking.check(stack_path))
     request = resolver.Request(
         stack=stack,
         folder=stack_path.resolve().parent,
