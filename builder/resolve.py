@@ -245,8 +245,7 @@ def _model(request: Request, downloads: Downloads) -> Model:
 
 
 def _cells(stack: Stack, chosen: tuple[Wheel, ...], model: Model) -> tuple[Gpu, ...]:
-    gpu = stack.target.gpu
-    names = gpu if isinstance(gpu, tuple) else (gpu,)
+    names = stack.target.gpus
     if names == (_NO_GPU,):
         return ()
     cuda = stack.engine.cuda or _cuda_of(chosen)

@@ -8,7 +8,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from builder import catalogue
-from builder.catalogue import drivers, releases
+from builder.catalogue import code, drivers, releases
 from builder.catalogue.releases import Release, TorchRelease
 from builder.errors import StackError
 
@@ -181,11 +181,17 @@ def test_releases_stand_in_order() -> None:
 def test_wheel_is_known_by_its_digest() -> None:
     release = releases.release("0.33.0")
     own = {wheel.file.rpartition("_2_28_")[2]: wheel.sha256 for wheel in release.wheels}
-    assert releases.compiled(own["x86_64.whl"]) == release.architectures
-    assert releases.compiled(own["aarch64.whl"]) == release.arm64
+    assert _compiled_for(own["x86_64.whl"]) == release.architectures
+    assert _compiled_for(own["aarch64.whl"]) == release.arm64
     torch = releases.torch_release("2.11.0+cu130")
-    assert releases.compiled(torch.wheels[0].sha256) == torch.architectures
-    assert releases.compiled("0" * 64) is None
+    assert _compiled_for(torch.wheels[0].sha256) == torch.architectures
+    assert code.known("0" * 64) is None
+
+
+def _compiled_for(sha256: str) -> tuple[str, ...]:
+    known = code.known(sha256)
+    assert known is not None
+    return known.architectures
 
 
 def test_no_digest_stands_twice() -> None:

@@ -93,7 +93,8 @@ def ordered(names: Iterable[str]) -> tuple[str, ...]:
 
 def _published(row: Release | TorchRelease, ptx: tuple[str, ...]) -> dict[str, Known]:
     """Return the wheels of a release; those for the CPU alone have no architectures."""
-    found = {
-        wheel.sha256: Known(releases.compiled(wheel.sha256) or (), ptx) for wheel in row.wheels
-    }
-    return {sha256: each for sha256, each in found.items() if each.architectures}
+    found = (
+        (wheel.sha256, row.arm64 if "aarch64" in wheel.file else row.architectures)
+        for wheel in row.wheels
+    )
+    return {sha256: Known(names, ptx) for sha256, names in found if names}

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-from packaging.version import Version
-
 from builder.catalogue import spans
 from builder.catalogue.tables import listed, table
 
@@ -27,8 +25,7 @@ class Limit:
 
     def holds(self, version: str) -> bool:
         """Whether it is so in a release."""
-        asked = Version(version)
-        return Version(self.since) <= asked and (self.until is None or asked < Version(self.until))
+        return spans.between(version, self.since, self.until)
 
 
 def no_float16(architecture: str, version: str) -> Limit | None:

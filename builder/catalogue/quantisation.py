@@ -13,6 +13,7 @@ from typing import Literal
 
 from packaging.version import Version
 
+from builder.catalogue.spans import between
 from builder.catalogue.tables import listed
 
 How = Literal["native", "weight-only", "refused"]
@@ -51,9 +52,7 @@ class Method:
 
     def is_deprecated(self, version: str) -> bool:
         """Whether a release wants `--allow-deprecated-quantization` for it."""
-        asked = Version(version)
-        is_over = self.restored is not None and asked >= Version(self.restored)
-        return self.deprecated is not None and Version(self.deprecated) <= asked and not is_over
+        return self.deprecated is not None and between(version, self.deprecated, self.restored)
 
     def takes(self, checkpoint: str) -> bool:
         """Whether it loads weights that their configuration calls so."""
@@ -100,7 +99,7 @@ class Path:
 
     def covers(self, version: str, capability: str) -> bool:
         """Whether it speaks of a release and a compute capability."""
-        return _in_time(version, self.since, self.until) and within(
+        return between(version, self.since, self.until) and within(
             capability, self.minimum, self.maximum
         )
 
@@ -123,7 +122,7 @@ class Attention:
 
     def there(self, version: str) -> bool:
         """Whether a release has it."""
-        return _in_time(version, self.since, self.until)
+        return between(version, self.since, self.until)
 
     def runs(self, version: str, capability: str, kv_cache: str) -> bool:
         """Whether a release runs it on a compute capability, with such a cache."""
@@ -183,21 +182,11 @@ def choices(version: str, capability: str, kv_cache: str, *, mla: bool = False) 
     """Return the backends that take a cache there, in the order in which they are tried."""
     rows = [row for row in attentions() if row.mla == mla]
     fits = {row.name for row in rows if row.runs(version, capability, kv_cache)}
-    own = [row for row in orders() if row.mla == mla and _in_time(version, row.since, row.until)]
+    own = [row for row in orders() if row.mla == mla and between(version, row.since, row.until)]
     major = _numbers(capability)[0]
     order = next((row for row in own if major in row.majors), None)
     order = order or next((row for row in own if not row.majors), None)
     return tuple(name for name in order.backends if name in fits) if order else ()
-
-
-def _in_time(version: str, since: str, until: str | None) -> bool:
-    asked = _version(version)
-    return _version(since) <= asked and (until is None or asked < _version(until))
-
-
-@lru_cache(maxsize=1024)
-def _version(text: str) -> Version:
-    return Version(text)
 
 
 def _numbers(capability: str) -> tuple[int, int]:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Literal
 
 from packaging.version import InvalidVersion, Version
 
+from builder.catalogue.quantisation import within
+from builder.catalogue.spans import between
 from builder.catalogue.tables import listed, pick
 
 if TYPE_CHECKING:
@@ -90,11 +92,11 @@ class Compiled:
 
     def covers(self, version: str, capability: str) -> bool:
         """Whether a release does so on a compute capability."""
-        asked, (major, _, minor) = Version(version), capability.partition(".")
-        lowest = tuple(int(part) for part in self.minimum.split("."))
-        is_past = self.until is not None and asked >= Version(self.until)
-        in_time = Version(self.since) <= asked and not is_past
-        return in_time and int(major) in self.majors and (int(major), int(minor)) >= lowest
+        return (
+            between(version, self.since, self.until)
+            and int(capability.partition(".")[0]) in self.majors
+            and within(capability, self.minimum)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,9 +155,7 @@ class Advisory:
 
     def concerns(self, version: str) -> bool:
         """Whether a release has it; one without a known fix concerns every later release."""
-        asked = Version(version)
-        is_fixed = self.fixed is not None and asked >= Version(self.fixed)
-        return asked >= Version(self.introduced) and not is_fixed
+        return between(version, self.introduced, self.fixed)
 
 
 def release(version: str) -> Release:
@@ -195,16 +195,6 @@ def compiled_at_start(part: str, version: str, capability: str) -> Compiled | No
 @lru_cache
 def _compiled() -> tuple[Compiled, ...]:
     return listed(Compiled, "vllm", "compiled")
-
-
-def compiled(sha256: str) -> tuple[str, ...] | None:
-    """Return what a published wheel of vLLM or torch has compiled code for, None if not known."""
-    rows: list[Release | TorchRelease] = [*releases().values(), *torch_releases().values()]
-    for row in rows:
-        for wheel in row.wheels:
-            if wheel.sha256 == sha256:
-                return row.arm64 if "aarch64" in wheel.file else row.architectures
-    return None
 
 
 def code(compiled_for: Iterable[str], capability: str) -> Code:

@@ -22,11 +22,13 @@ def pairs(text: str, oldest: str) -> Pairs:
 
 def holds(spans: Pairs, version: str) -> bool:
     """Whether a release lies in one of the spans."""
+    return any(between(version, *span) for span in spans)
+
+
+def between(version: str, since: str, until: str | None = None) -> bool:
+    """Whether a release lies between one with something and the first without it again, if any."""
     asked = _version(version)
-    return any(
-        _version(span[0]) <= asked and (len(span) == 1 or asked < _version(span[1]))
-        for span in spans
-    )
+    return _version(since) <= asked and (until is None or asked < _version(until))
 
 
 def words(text: str) -> dict[str, str]:

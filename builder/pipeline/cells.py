@@ -17,12 +17,6 @@ if TYPE_CHECKING:
 NO_GPU = "none"
 
 
-def of_stack(stack: stacks.Stack) -> tuple[str, ...]:
-    """Return the GPUs of a stack in its order, `none` for CPU."""
-    gpu = stack.target.gpu
-    return gpu if isinstance(gpu, tuple) else (gpu,)
-
-
 def asked(stack_path: Path, gpu: str | None) -> tuple[str, ...]:
     """Return the GPU that is named, else every one of the stack.
 
@@ -30,7 +24,7 @@ def asked(stack_path: Path, gpu: str | None) -> tuple[str, ...]:
         UsageError: the stack is not for that GPU.
     """
     stack = stacks.load(stack_path)
-    known = of_stack(stack)
+    known = stack.target.gpus
     if gpu is None:
         return known
     if gpu in known:

@@ -53,10 +53,10 @@ def check(stack_path: Path, gpus: Sequence[str] = ()) -> Checked:
     return _judged(stack_path, stack, line, chosen)
 
 
-def check_lock(stack_path: Path, lock: Lock) -> Checked:
-    """Judge a stack by a lock that was made of it just now."""
-    stack, line = stacks.load_with_lines(stack_path)
-    return _judged(stack_path, stack, line, subjects(stack_path, stack, lock, ()))
+def check_lock(asked: Checked, lock: Lock) -> Checked:
+    """Judge a stack again, by a lock that was made of it just now."""
+    cells = subjects(asked.path, asked.stack, lock, ())
+    return _judged(asked.path, asked.stack, asked.line, cells)
 
 
 def _judged(
@@ -108,7 +108,6 @@ def subjects(
 ) -> tuple[Subject, ...]:
     """Return each cell of a stack with all that is known of it here."""
     model = _model(stack_path, stack, lock)
-    asked = stack.target.gpu
     return tuple(
         rules.Subject(
             stack=rules.changed(stack, (rules.Change("target.gpu", gpu),)),
@@ -116,7 +115,7 @@ def subjects(
             lock=_narrowed(lock, gpu) if lock and not drift else None,
             drift=drift,
         )
-        for gpu in ([asked] if isinstance(asked, str) else asked)
+        for gpu in stack.target.gpus
     )
 
 

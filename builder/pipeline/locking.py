@@ -84,7 +84,7 @@ def lock(stack_path: Path, options: LockOptions) -> LockResult:
         allow_expired=options.allow_expired,
     )
     made = resolver.resolve(request, Downloads(files.cache_folder()))
-    checked = checking.check_lock(stack_path, made)
+    checked = checking.check_lock(asked, made)
     checking.refuse(checked)
     checking.warn(checked)
     changes = locks.changes(previous, made)

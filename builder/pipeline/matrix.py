@@ -144,7 +144,7 @@ def _ours(then: git.Revision | None) -> str:
 
 def _cells(stack_path: Path, ours: str) -> Iterator[Cell]:
     stack = stacks.load(stack_path)
-    values, gpus = stacks.canonical(stack), cells.of_stack(stack)
+    values, gpus = stacks.canonical(stack), stack.target.gpus
     lock_path = locks.path_for(stack_path, stack.name)
     lock = locks.read(lock_path) if lock_path.exists() else None
     for gpu in gpus:

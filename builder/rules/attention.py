@@ -223,7 +223,7 @@ def _asked_for(subject: Subject, gpu: Gpu, place: str, name: str) -> Iterator[Fi
     if not rows or (not there and Version(subject.version) < _VALIDATES):
         return
     own = [row for row in there if row.mla == is_latent(subject)]
-    here = [row for row in own if within(gpu.compute_capability, row.minimum, row.maximum)]
+    here = [row for row in own if _on(row, gpu)]
     moves: tuple[Move, ...] = ((Change(place, None),),)
     if not there:
         text = f"{subject.engine} has no attention backend {name}"

@@ -59,6 +59,11 @@ class Target(Part):
     driver: Text | None = None
     """Drivers of the hosts, such as `>=580`."""
 
+    @property
+    def gpus(self) -> tuple[str, ...]:
+        """Return `gpu` as a tuple in every case: a cell for each."""
+        return self.gpu if isinstance(self.gpu, tuple) else (self.gpu,)
+
 
 class Engine(Part):
     """The inference engine; torch and the rest follow from its resolution."""
