@@ -259,7 +259,7 @@ def _subject(stack: Stack, gpu: str, model: Model) -> Subject:
     facts = None
     with suppress(StackError):
         config, tensors = model.facts.config, model.facts.tensor_bytes
-        facts = rules.of_config(model.repo or model.role, config, tensors, "lock")
+        facts = rules.of_config(model.repo or model.role, config, tensors)
     return rules.Subject(rules.changed(stack, (rules.Change("target.gpu", gpu),)), facts)
 
 

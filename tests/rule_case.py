@@ -59,7 +59,7 @@ def subject(case: Case) -> Subject:
     repo = stack.model.repo
     model = rules.of_repo(repo) if repo else None
     if case.config:
-        model = rules.of_config(repo or "folder", case.config, None, "folder")
+        model = rules.of_config(repo or "folder", case.config, None)
     if case.card and model and model.card:
         model = replace(model, card=replace(model.card, **case.card))
     return Subject(stack=stack, model=model, drift=case.drift)

@@ -76,10 +76,10 @@ def test_the_method_that_loads_the_weights(
 
 def test_heads_of_a_vision_tower_are_read() -> None:
     tower = {**CONFIG, "vision_config": {"num_heads": 16}}
-    assert of_config("m", tower, None, "folder").vision_heads == 16
+    assert of_config("m", tower, None).vision_heads == 16
     tower = {**CONFIG, "vision_config": {"num_attention_heads": 12}}
-    assert of_config("m", tower, None, "folder").vision_heads == 12
-    assert of_config("m", CONFIG, None, "folder").vision_heads is None
+    assert of_config("m", tower, None).vision_heads == 12
+    assert of_config("m", CONFIG, None).vision_heads is None
     known = of_repo("google/gemma-3-4b-it")
     assert known
     assert known.vision_heads == 16

@@ -137,7 +137,7 @@ def test_refuses_a_config_whose_fields_are_of_other_kinds(
         from_config({**CONFIG, **fields})
     assert fault in caught.value.message
     with pytest.raises(StackError):
-        rules.of_config("model", {**CONFIG, **fields}, None, "folder")
+        rules.of_config("model", {**CONFIG, **fields}, None)
 
 
 def test_takes_fields_that_are_absent_or_null() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from builder import console, rules
 from builder import lock as locks
@@ -141,7 +141,7 @@ def _model(stack_path: Path, stack: Stack, lock: Lock | None) -> ModelFacts | No
         locked = lock.models[0]
         name = locked.repo or str(asked.path)
         facts, known = locked.facts, card(locked.repo) if locked.repo else None
-        return _facts(name, facts, "lock", known)
+        return _facts(name, facts, known)
     if asked.repo is not None:
         return rules.of_repo(asked.repo)
     return _folder(stack_path.parent / str(asked.path), str(asked.path))
@@ -161,14 +161,12 @@ def _folder(folder: Path, name: str) -> ModelFacts | None:
     if not isinstance(config, dict):
         message = f"{path}: expected an object, got {type(config).__name__}"
         raise StackError(message, "a model folder has the config.json of its repository")
-    return _facts(name, model_facts.facts(config, ()), "folder", None)
+    return _facts(name, model_facts.facts(config, ()), None)
 
 
-def _facts(
-    name: str, facts: Facts, origin: Literal["lock", "folder"], known: ModelCard | None
-) -> ModelFacts | None:
+def _facts(name: str, facts: Facts, known: ModelCard | None) -> ModelFacts | None:
     """A config without what the forecast needs is as good as none: a rule says so."""
     try:
-        return rules.of_config(name, facts.config, facts.tensor_bytes or None, origin, known)
+        return rules.of_config(name, facts.config, facts.tensor_bytes or None, known)
     except StackError:
         return None

@@ -12,8 +12,9 @@ from builder.rules import settings
 from builder.rules.alternatives import other_gpus, other_releases
 from builder.rules.change import Change, Move
 from builder.rules.finding import error, note, warning
+from builder.rules.floor import tried_attention
 from builder.rules.numbers import CACHE, asked_cache, asked_method, is_latent
-from builder.rules.precision import in_effect
+from builder.rules.precision import AMPERE, in_effect, with_bfloat16
 from builder.rules.registry import rule
 
 if TYPE_CHECKING:
@@ -33,12 +34,9 @@ _TYPES = "vllm/config/cache.py (CacheDType)"
 _EIGHT_BITS = frozenset({"fp8", "fp8_e4m3", "fp8_e5m2"})
 _LEFT_OUT: Move = (Change(CACHE, None),)
 _GPU = "target.gpu"
-_FLAG = "attention-backend"
-_VARIABLE = "VLLM_ATTENTION_BACKEND"
 _PRIORITIES = "vllm/platforms/cuda.py (_get_backend_priorities)"
 _WIDE = frozenset({"FLEX_ATTENTION", "TRITON_ATTN", "XFORMERS"})
 """Backends that compute in float32 too (`supported_dtypes`)."""
-_AMPERE = 8.0
 _VALIDATES = Version("0.11.1")
 """First release that compares a backend with GPU, model and cache, and refuses it."""
 
@@ -58,7 +56,7 @@ def kv_cache_dtype(subject: Subject) -> Iterator[Finding]:
             CACHE, text, hint, f"vllm/config/cache.py (CacheDType): {kind.source}", moves=moves
         )
         return
-    found = _backends(subject, gpu.compute_capability)
+    found = _backends(subject, gpu)
     if not found:
         yield _no_backend(subject, asked)
     elif _contradicts_weights(subject, asked):
@@ -173,40 +171,40 @@ def attention_backend(subject: Subject) -> Iterator[Finding]:
     found = _chosen(subject, gpu)
     if not found:
         return  # `kv-cache-dtype` says so
-    if float(gpu.compute_capability) < _AMPERE:
+    if float(gpu.compute_capability) < AMPERE:
         text = (
             f"{gpu.title} (compute capability {gpu.compute_capability}) runs no FlashAttention: "
             f"{subject.engine} takes {found[0]}, which is slower and less tested"
         )
         hint = "measure it, or take a GPU of compute capability 8.0 or newer"
-        moves = other_gpus(subject, lambda each: float(each.compute_capability) >= _AMPERE)
+        moves = with_bfloat16(subject)
         yield warning(_GPU, text, hint, _PRIORITIES, moves=moves)
 
 
 def _chosen(subject: Subject, gpu: Gpu) -> tuple[str, ...]:
     """Return the backends that run here, in the order in which they are tried."""
-    found = _backends(subject, gpu.compute_capability)
+    found = _backends(subject, gpu)
     if in_effect(subject) != "float32":
         return found
     return tuple(name for name in found if name in _WIDE)
 
 
-def _backends(subject: Subject, capability: str) -> tuple[str, ...]:
-    """Return what takes the cache, as far as the release brings it: FlashInfer was an extra."""
-    found = choices(subject.version, capability, asked_cache(subject), mla=is_latent(subject))
-    if subject.release is not None and subject.release.flashinfer is None:
-        return tuple(name for name in found if not name.startswith("FLASHINFER"))
-    return found
+def _backends(subject: Subject, gpu: Gpu) -> tuple[str, ...]:
+    """Return what takes the cache, as far as the release is known to bring it."""
+    cache, mla = asked_cache(subject), is_latent(subject)
+    if subject.release is None:
+        return choices(subject.version, gpu.compute_capability, cache, mla=mla)
+    return tried_attention(subject.release, gpu, cache, mla=mla)
 
 
 def _asked_backend(subject: Subject) -> tuple[str, str | None]:
     """Return where a backend is asked for, and which; None where the engine may choose."""
-    value = subject.args.get(_FLAG)
-    if isinstance(value, str) and flags()[f"--{_FLAG}"].offered(subject.version):
-        return f"serve.args.{_FLAG}", _plain(value)
-    value = subject.stack.serve.env.get(_VARIABLE)
-    if value and variables()[_VARIABLE].offered(subject.version):
-        return f"serve.env.{_VARIABLE}", _plain(value)
+    value = subject.args.get(settings.FLAG)
+    if isinstance(value, str) and flags()[f"--{settings.FLAG}"].offered(subject.version):
+        return f"serve.args.{settings.FLAG}", _plain(value)
+    value = subject.stack.serve.env.get(settings.VARIABLE)
+    if value and variables()[settings.VARIABLE].offered(subject.version):
+        return f"serve.env.{settings.VARIABLE}", _plain(value)
     return "", None
 
 

@@ -12,6 +12,7 @@ from packaging.version import Version
 from builder.rules import settings
 from builder.rules.change import Change, Move
 from builder.rules.finding import error, note, warning
+from builder.rules.numbers import CACHE
 from builder.rules.registry import rule
 
 if TYPE_CHECKING:
@@ -64,8 +65,8 @@ def _attention(subject: Subject) -> Iterator[Finding]:
     text += " at the start; the engine finds none"
     hint = f"write {key}: {others[0]}" if others else "leave kv-cache-dtype out"
     moves: tuple[Move, ...] = tuple((Change(place, name),) for name in others[:1])
-    if not others and settings.CACHE in subject.args:
-        moves = ((Change(f"serve.args.{settings.CACHE}", None),),)
+    if not others and "kv-cache-dtype" in subject.args:
+        moves = ((Change(CACHE, None),),)
     yield _refusal(subject, place, text, hint, source=_ATTENTION, moves=moves)
 
 

@@ -246,12 +246,12 @@ def _modern(subject: Subject) -> tuple[Move, ...]:
 @rule("cuda-compat", "CUDA's forward compatibility is asked for only where it works")
 def cuda_compat(subject: Subject) -> Iterator[Finding]:
     """Speak of the switch that makes the engine use NVIDIA's package for older drivers."""
-    gpu, base = subject.gpu, subject.stack.base
+    gpu = subject.gpu
     if gpu is None or not subject.is_cuda or not _is_on(subject):
         return
     place = f"serve.env.{_SWITCH}"
     moves: tuple[Move, ...] = ((Change(place, None),),)
-    if _FOLDER not in subject.stack.serve.env and base is not None and base.debian is not None:
+    if _FOLDER not in subject.stack.serve.env and settings.is_of_wheels(subject):
         text = "these images hold no cuda-compat package: the switch does nothing"
         source = f"{_FORWARD}; vllm/env_override.py of 0.33.0"
         yield warning(place, text, "leave it out", source, moves=moves)

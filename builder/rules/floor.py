@@ -19,11 +19,6 @@ _FORWARD = "NVIDIA CUDA compatibility, forward compatibility"
 _FLASH = "FLASH_ATTN"
 _BY_FLASH = {_FLASH, "TRITON_MLA"}
 """Backends on FlashAttention; latent attention in Triton reads prompts by it."""
-_NO_TURING = Version("0.24.0")
-"""First release that keeps FlashInfer off 7.5 (vllm/v1/attention/backends/flashinfer.py)."""
-_FLASHINFER_FIRST = Version("0.15.0")
-"""First release that tries FlashInfer before CUTLASS for latent attention
-(vllm/platforms/cuda.py)."""
 _FOURTH = Version("0.17.0")
 """First release whose FLASH_ATTN on 10.x is version 4, which brings no PTX
 (vllm/v1/attention/backends/fa_utils.py)."""
@@ -111,11 +106,8 @@ def tried_attention(
 ) -> tuple[str, ...]:
     """Return the backends that the engine tries, in its order, as far as the wheels bring them."""
     names = choices(release.version, gpu.compute_capability, kv_cache, mla=mla)
-    late = gpu.compute_capability == "7.5" and Version(release.version) >= _NO_TURING
-    if release.flashinfer is None or late:
+    if release.flashinfer is None:
         return tuple(name for name in names if not name.startswith("FLASHINFER"))
-    if mla and Version(release.version) < _FLASHINFER_FIRST:
-        return tuple(sorted(names, key=lambda name: name != "CUTLASS_MLA"))
     return names
 
 

@@ -37,27 +37,17 @@ def engine_kernels(subject: Subject) -> Iterator[Finding]:
     release, gpu = subject.release, subject.gpu
     if release is None or gpu is None:
         return
-    if code(_engine_code(subject, release), gpu.compute_capability) != "none":
-        return
-    text = _missing(f"the wheel of {subject.engine}", _engine_code(subject, release), gpu)
-    yield error(
-        _GPU,
-        text,
-        _releases_hint(gpu),
-        _ENGINE_CODE,
-        moves=(*_releases_with_code(subject, gpu), *_gpus_with_code(subject, release)),
-    )
+    has = _code(subject, catalogue.engine(subject.stack.engine.name).distribution, release)
+    if code(has, gpu.compute_capability) == "none":
+        text = _missing(f"the wheel of {subject.engine}", has, gpu)
+        moves = (*_releases_with_code(subject, gpu), *_gpus_with_code(subject, release))
+        yield error(_GPU, text, _releases_hint(gpu), _ENGINE_CODE, moves=moves)
 
 
-def _engine_code(subject: Subject, release: Release) -> tuple[str, ...]:
+def _code(subject: Subject, distribution: str, row: Release | TorchRelease) -> tuple[str, ...]:
     """Take what the lock holds of the wheel, else what the catalogue says of the release."""
-    locked = subject.locked_code(catalogue.engine(subject.stack.engine.name).distribution)
-    return locked if locked is not None else release.architectures
-
-
-def _torch_code(subject: Subject, torch: TorchRelease) -> tuple[str, ...]:
-    locked = subject.locked_code("torch")
-    return locked if locked is not None else torch.architectures
+    locked = subject.locked_code(distribution)
+    return locked if locked is not None else row.architectures
 
 
 @rule("torch-kernels", "torch's wheel has code for the GPU")
@@ -66,17 +56,11 @@ def torch_kernels(subject: Subject) -> Iterator[Finding]:
     torch, release, gpu = subject.torch, subject.release, subject.gpu
     if torch is None or release is None or gpu is None:
         return
-    if code(_torch_code(subject, torch), gpu.compute_capability) != "none":
-        return
-    what = f"torch {torch.version}, which {subject.engine} asks for,"
-    text = _missing(what, _torch_code(subject, torch), gpu)
-    yield error(
-        _GPU,
-        text,
-        _releases_hint(gpu),
-        _TORCH_CODE,
-        moves=(*_releases_with_code(subject, gpu), *_gpus_with_code(subject, release)),
-    )
+    has = _code(subject, "torch", torch)
+    if code(has, gpu.compute_capability) == "none":
+        text = _missing(f"torch {torch.version}, which {subject.engine} asks for,", has, gpu)
+        moves = (*_releases_with_code(subject, gpu), *_gpus_with_code(subject, release))
+        yield error(_GPU, text, _releases_hint(gpu), _TORCH_CODE, moves=moves)
 
 
 def _missing(what: str, architectures: tuple[str, ...], gpu: Gpu) -> str:

@@ -86,9 +86,8 @@ def _with_nearest(
 def _quiet(finding: Finding, subject: Subject) -> Move | None:
     """Return the cheapest of its own moves that ends a warning and refuses nothing."""
     for move in sorted(finding.moves, key=cost):
-        after = list(search.findings(subject.after(move)))
-        is_worse = any(each.severity == "error" for each in after)
-        is_left = any(each.rule == finding.rule and each.severity != "note" for each in after)
-        if not is_worse and not is_left:
+        after = subject.after(move)
+        is_left = any(each.severity != "note" for each in search.said_by(finding.rule, after))
+        if not is_left and next(search.errors(after), None) is None:
             return move
     return None

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 from packaging.version import Version
 
 from builder.catalogue import gpus
-from builder.catalogue.cards import cards
 from builder.catalogue.flags import default
 from builder.memory import Device, forecast, highest_concurrency, largest_context, smallest_gpu
-from builder.rules.alternatives import other_gpus, other_releases
+from builder.rules.alternatives import other_checkpoints, other_gpus, other_releases
 from builder.rules.change import Change, Move
 from builder.rules.finding import error, note, warning
 from builder.rules.registry import rule
@@ -129,10 +128,9 @@ def _short(found: Forecast, subject: Subject) -> str:
     if found.excess_bytes:
         return f"{name} on {where}: more is asked for than is free, by {_gib(found.excess_bytes)}"
     share = -found.spare_bytes / max(1, found.budget_bytes)
-    tokens = subject.stack.serve.max_model_len or (model.shape.max_positions if model else 0) or 0
     return (
         f"{name} on {where} is short of {_gib(-found.spare_bytes)} a GPU, {share:.0%} of the "
-        f"budget, for one request of {tokens:,} tokens"
+        f"budget, for one request of {subject.context:,} tokens"
     )
 
 
@@ -234,19 +232,12 @@ def _more(subject: Subject) -> Iterator[Move]:
             yield (Change("target.count", count, count / 100),)
 
 
-def _quantised(subject: Subject) -> Iterator[Move]:
+def _quantised(subject: Subject) -> tuple[Move, ...]:
     """The same model with fewer bits, as the catalogue has it."""
-    model = subject.model
-    card = model.card if model else None
+    card = subject.model.card if subject.model else None
     if card is None or card.scheme is not None:
-        return
-    sisters = [
-        each
-        for each in cards().values()
-        if each.scheme and each.parameters == card.parameters and each.layers == card.layers
-    ]
-    for rank, each in enumerate(sorted(sisters, key=lambda each: -each.tensor_bytes)):
-        yield (Change("model.repo", each.repo, rank / 100),)
+        return ()
+    return other_checkpoints(subject, lambda each: bool(each.scheme))
 
 
 def _fits_on(subject: Subject) -> Callable[[Gpu], bool]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from builder.memory import ModelShape, from_config
 from builder.memory import of_card as shape_of_card
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
     from builder.catalogue.cards import ModelCard
 
-Origin = Literal["lock", "folder", "card"]
 _COMPRESSED = {
     "float-quantized": "fp8",
     "naive-quantized": "fp8",
@@ -42,7 +41,6 @@ class ModelFacts:
     """A model as rules see it."""
 
     name: str
-    origin: Origin
     shape: ModelShape
     architecture: str
     """The class that its configuration names."""
@@ -75,7 +73,6 @@ def of_config(
     name: str,
     config: Mapping[str, Any],
     tensor_bytes: Mapping[str, int] | None,
-    origin: Origin,
     card: ModelCard | None = None,
 ) -> ModelFacts:
     """Return the facts that the fields of a `config.json` give.
@@ -87,7 +84,6 @@ def of_config(
     quantised = config.get("quantization_config") or config.get("compression_config") or {}
     return ModelFacts(
         name=name,
-        origin=origin,
         shape=shape,
         architecture=shape.architecture,
         dtype=_dtype(config),
@@ -104,7 +100,6 @@ def of_card(known: ModelCard, repo: str) -> ModelFacts:
     """Return the facts of a repository that the catalogue has a card of."""
     return ModelFacts(
         name=repo,
-        origin="card",
         shape=shape_of_card(known),
         architecture=known.architecture,
         dtype=known.dtype,

@@ -19,6 +19,7 @@ from builder.rules.splitting import (
     replicas,
     splits_experts,
     staged,
+    tensor_place,
     uneven,
 )
 from builder.stack.model import MOST_GPUS
@@ -36,10 +37,6 @@ _STAGES = "vllm/distributed/utils.py (get_pp_indices)"
 _MOST_NAMED = 8
 _HOSTS = ("nnodes", "data-parallel-address", "data-parallel-start-rank", "headless")
 """Flags of engines that reach over several hosts: one container says nothing of the whole."""
-
-
-def _place(subject: Subject) -> str:
-    return TENSOR if "tensor-parallel-size" in subject.args else COUNT
 
 
 @rule("parallel-heads", "every GPU gets an even share of each layer")
@@ -62,7 +59,7 @@ def parallel_heads(subject: Subject) -> Iterator[Finding]:
     text += ", ".join(odd)
     hint = f"numbers that fit: {named}; stages (pipeline-parallel-size) need no even heads"
     source = _CONFIG if "attention heads" in odd[0] else _LAYERS
-    yield error(_place(subject), text, hint, source, moves=_even(subject))
+    yield error(tensor_place(subject), text, hint, source, moves=_even(subject))
 
 
 def _even(subject: Subject) -> tuple[Move, ...]:

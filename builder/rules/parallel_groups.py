@@ -13,14 +13,13 @@ from builder.rules.change import Change, Move
 from builder.rules.finding import error, warning
 from builder.rules.registry import rule
 from builder.rules.splitting import (
-    COUNT,
     EXPERTS,
-    TENSOR,
     counted,
     has_dense,
     replicas,
     splits_experts,
     staged,
+    tensor_place,
     uneven,
 )
 
@@ -56,7 +55,7 @@ def parallel_groups(subject: Subject) -> Iterator[Finding]:
     cut = _cut(subject, subject.tensor)
     if size is None or not cut:
         return
-    place = TENSOR if "tensor-parallel-size" in subject.args else COUNT
+    place = tensor_place(subject)
     title = schemes()[model.scheme].title if model.scheme else ""
     text = f"{model.name} holds {title}; {size} weights share a scale, and over {subject.tensor} "
     text += f"GPUs each gets {', '.join(cut)}"

@@ -38,8 +38,11 @@ def parser(subject: Subject) -> Iterator[Finding]:
 
 
 def _named(subject: Subject, flag: str, kind: str, needing: tuple[str, ...]) -> Iterator[Finding]:
-    name, there = subject.args.get(flag), parsers(kind, subject.version)
-    if not isinstance(name, str) or not name or name in there:
+    name = subject.args.get(flag)
+    if not isinstance(name, str) or not name:
+        return
+    there = parsers(kind, subject.version)
+    if name in there:
         return
     if flags.accepts(flag, subject.version, name) is False:
         return  # some releases list the names as choices: `flag-value` says so

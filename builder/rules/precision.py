@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from builder.rules.finding import Finding
     from builder.rules.subject import Subject
 
-_AMPERE = 8.0
+AMPERE = 8.0
 """The first compute capability whose cores know bfloat16."""
 _FALLS_BACK = Version("0.9.0")
 """First release that computes in another format by itself where the GPU lacks the model's."""
@@ -46,7 +46,7 @@ def computed_on(subject: Subject, gpu: Gpu | None) -> str | None:
     if asked != "auto" or model is None or gpu is None:
         return None if asked == "auto" else asked
     fits = ["bfloat16", "float16", "float32"]
-    if float(gpu.compute_capability) < _AMPERE:
+    if float(gpu.compute_capability) < AMPERE:
         fits.remove("bfloat16")
     if no_float16(model.architecture, subject.version):
         fits.remove("float16")
@@ -61,7 +61,7 @@ def dtype(subject: Subject) -> Iterator[Finding]:
     asked, model, gpu = asked_dtype(subject), subject.model, subject.gpu
     if asked is None or model is None or gpu is None or not subject.is_cuda:
         return
-    old = float(gpu.compute_capability) < _AMPERE
+    old = float(gpu.compute_capability) < AMPERE
     is_early = Version(subject.version) < _FALLS_BACK
     limit = no_float16(model.architecture, subject.version)
     if old and (
@@ -82,14 +82,15 @@ def _no_bfloat16(subject: Subject, limit: Limit | None) -> Finding:
     text = f"bfloat16 needs compute capability 8.0 or newer, {title} has no cores for it"
     if model and asked_dtype(subject) == "auto":
         text += f"; {model.name} is in bfloat16, and {subject.engine} does not fall back by itself"
-    moves: tuple[Move, ...] = ((Change(DTYPE, ours),), *_with_bfloat16(subject))
+    moves: tuple[Move, ...] = ((Change(DTYPE, ours),), *with_bfloat16(subject))
     if asked_dtype(subject) == "auto":
         moves += other_releases(subject, lambda row: Version(row.version) >= _FALLS_BACK)
     return error(DTYPE, text, f"write dtype: {ours} under serve.args", _WORKER, moves=moves)
 
 
-def _with_bfloat16(subject: Subject) -> tuple[Move, ...]:
-    return other_gpus(subject, lambda each: float(each.compute_capability) >= _AMPERE)
+def with_bfloat16(subject: Subject) -> tuple[Move, ...]:
+    """Return moves to GPUs of compute capability 8.0 or newer."""
+    return other_gpus(subject, lambda each: float(each.compute_capability) >= AMPERE)
 
 
 def _no_float16(subject: Subject, limit: Limit) -> Finding:
@@ -127,7 +128,7 @@ def _other_methods(subject: Subject) -> tuple[Move, ...]:
         moves += ((Change(METHOD, None),),)
     if asked_dtype(subject) != "auto":
         moves += ((Change(DTYPE, None),),)
-    return (*moves, *_with_bfloat16(subject))
+    return (*moves, *with_bfloat16(subject))
 
 
 def _costs(subject: Subject, limit: Limit | None) -> Iterator[Finding]:
@@ -142,7 +143,7 @@ def _costs(subject: Subject, limit: Limit | None) -> Iterator[Finding]:
             f"65,504 of a model that was trained in bfloat16 overflow"
         )
         hint = "compare answers, then write dtype: float16 so that it is no surprise"
-        moves: tuple[Move, ...] = ((Change(DTYPE, "float16"),), *_with_bfloat16(subject))
+        moves: tuple[Move, ...] = ((Change(DTYPE, "float16"),), *with_bfloat16(subject))
         yield warning(DTYPE, text, hint, _RESOLVE, moves=moves)
 
 
@@ -158,4 +159,4 @@ def _wide(subject: Subject, limit: Limit | None) -> Finding:
         why = f"{subject.model.name} overflows in float16, {subject.gpu.title} has no bfloat16"
         text = f"{why}: {text}"
     hint = "take a GPU of compute capability 8.0 or newer"
-    return warning(DTYPE, text, hint, _RESOLVE, moves=_with_bfloat16(subject))
+    return warning(DTYPE, text, hint, _RESOLVE, moves=with_bfloat16(subject))

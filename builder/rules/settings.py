@@ -15,13 +15,13 @@ from packaging.version import Version
 
 from builder.catalogue.releases import Compiled, compiled_at_start
 from builder.rules.floor import tried_attention
+from builder.rules.numbers import asked_cache, is_latent
 
 if TYPE_CHECKING:
     from builder.catalogue import Gpu
     from builder.rules.subject import Subject
 
 FLAG, VARIABLE = "attention-backend", "VLLM_ATTENTION_BACKEND"
-CACHE = "kv-cache-dtype"
 _FLAG_SINCE = Version("0.13.0")
 _VARIABLE_UNTIL = Version("0.15.0")
 """The flag and the variable before it, by builder/catalogue/serve.toml."""
@@ -139,7 +139,7 @@ def first_attention(subject: Subject) -> str | None:
     release, gpu = subject.release, subject.gpu
     if release is None or gpu is None:
         return None
-    tried = tried_attention(release, gpu, cache_type(subject), mla=is_latent(subject))
+    tried = tried_attention(release, gpu, asked_cache(subject), mla=is_latent(subject))
     return next((name for name in tried if takes_sinks(subject, gpu, name)), None)
 
 
@@ -148,7 +148,7 @@ def other_attention(subject: Subject) -> tuple[str, ...]:
     release, gpu = subject.release, subject.gpu
     if release is None or gpu is None:
         return ()
-    tried = tried_attention(release, gpu, cache_type(subject), mla=is_latent(subject))
+    tried = tried_attention(release, gpu, asked_cache(subject), mla=is_latent(subject))
     plain = (name for name in tried if not name.startswith(_FLASHINFER))
     return tuple(name for name in plain if takes_sinks(subject, gpu, name))
 
@@ -181,13 +181,3 @@ def image_attention(subject: Subject) -> str | None:
 def attention(subject: Subject) -> str | None:
     """Return the backend that computes attention."""
     return told_attention(subject) or image_attention(subject) or first_attention(subject)
-
-
-def cache_type(subject: Subject) -> str:
-    """Return the value of `--kv-cache-dtype`."""
-    return str(subject.args.get(CACHE, "auto"))
-
-
-def is_latent(subject: Subject) -> bool:
-    """Whether the model has latent attention (MLA)."""
-    return subject.model is not None and subject.model.shape.latent is not None

@@ -29,6 +29,11 @@ _LATER = 0.9
 _TOWER_OFF = ("language-model-only", "mm-encoder-tp-mode")
 
 
+def tensor_place(subject: Subject) -> str:
+    """Return the field that says over how many GPUs a layer is split."""
+    return TENSOR if "tensor-parallel-size" in subject.args else COUNT
+
+
 def splits_experts(subject: Subject) -> bool:
     """Whether experts are dealt out whole (`--enable-expert-parallel`), not cut."""
     return "enable-expert-parallel" in subject.args

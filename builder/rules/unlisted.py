@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from builder.catalogue import flags
 from builder.catalogue.nearest import nearest
-from builder.catalogue.quantisation import cache_types, methods
 from builder.rules.arguments import given, place_of, resolved
 from builder.rules.change import Change, Move
 from builder.rules.finding import warning
 from builder.rules.registry import rule
+from builder.rules.values import judged_elsewhere
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,11 +18,6 @@ if TYPE_CHECKING:
     from builder.rules.finding import Finding
     from builder.rules.subject import Subject
 
-_ELSEWHERE = {
-    "quantization": frozenset(methods()),
-    "kv-cache-dtype": frozenset(cache_types()),
-}
-"""Words that rules of their own judge, with release, model and GPU."""
 _SOURCE = "vllm/engine/arg_utils.py and vllm/config in the wheels"
 _OWN_RULE = {"tool-call-parser", "reasoning-parser"}
 
@@ -47,5 +42,5 @@ def value_unlisted(subject: Subject) -> Iterator[Finding]:
 
 def _is_listed(name: str, words: tuple[str, ...], value: str) -> bool:
     """The engine compares some words without regard to case; classes are named by their paths."""
-    known = {word.lower() for word in words} | {word.lower() for word in _ELSEWHERE.get(name, ())}
+    known = {word.lower() for word in (*words, *judged_elsewhere(name))}
     return value.lower() in known or "." in value

@@ -16,7 +16,7 @@ from builder.rules.finding import error, warning
 from builder.rules.registry import rule
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from builder.rules.finding import Finding
     from builder.rules.subject import Subject
@@ -91,11 +91,17 @@ def _listed(value: object) -> list[object]:
     return value if isinstance(value, list) else [value]
 
 
+def judged_elsewhere(flag: str) -> Collection[str]:
+    """Return words of a flag that rules of their own judge, with release, model and GPU."""
+    if flag == "quantization":
+        return methods()
+    return cache_types() if flag == "kv-cache-dtype" else ()
+
+
 def _none_of_the_choices(flag: str, version: str, value: object) -> object | None:
     """Return the first word that the parser does not take, None if it takes all."""
-    judged = {"quantization": set(methods()), "kv-cache-dtype": set(cache_types())}
-    if str(value) in judged.get(flag, set()):
-        return None  # known: other rules look at release, model and GPU
+    if str(value) in judged_elsewhere(flag):
+        return None
     if value is True:
         return None
     words = (each for each in _listed(value) if str(each) not in _EMPTY)
@@ -209,7 +215,7 @@ def _batch(subject: Subject) -> Iterator[Finding]:
             (Change("serve.max_num_seqs", tokens, 0.1),),
         )
         yield error(place_of(_BATCH), text, hint, _SCHEDULER, moves=moves)
-    longest = _longest(subject)
+    longest = subject.context
     if tokens < longest and _is_whole(subject):
         text = f"{tokens} tokens a batch are fewer than the longest prompt, {longest:,}, and here"
         text += " prompts are not cut"
@@ -218,11 +224,6 @@ def _batch(subject: Subject) -> Iterator[Finding]:
             (Change("serve.max_model_len", tokens, 0.5),),
         )
         yield error(place_of(_BATCH), text, f"write {longest} or more", _SCHEDULER, moves=moves)
-
-
-def _longest(subject: Subject) -> int:
-    asked, model = subject.stack.serve.max_model_len, subject.model
-    return asked or (model.shape.max_positions if model else 0) or 0
 
 
 def _is_whole(subject: Subject) -> bool:

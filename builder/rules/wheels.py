@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 _CUDA = "engine.cuda"
 _VERSION = "engine.version"
 _GPU = "target.gpu"
-_SUITES = ("bookworm", "trixie")
 _COMPILER = "the compiler's own line in the wheel's code; torch/version.py"
 _METADATA = "METADATA of the wheel, and what it requires"
 _GLIBC = "tags of the wheels; PEP 600: a manylinux tag names the oldest glibc"
@@ -119,7 +118,7 @@ def python_version(subject: Subject) -> Iterator[Finding]:
     suite = subject.stack.base.debian if subject.stack.base else ""
     needs = f"{release.newest_python} at most" if release.newest_python else release.python
     text = f"{subject.engine} needs Python {needs}, Debian {suite} has {python}"
-    fits = [name for name in _SUITES if _takes(release, catalogue.debian(name).python)]
+    fits = [row.name for row in catalogue.debians().values() if _takes(release, row.python)]
     moves: tuple[Move, ...] = tuple((Change("base.debian", name),) for name in fits)
     moves += other_releases(subject, lambda row: _takes(row, python))
     hint = f"write debian: {fits[0]}" if fits else "take another release of the engine"
