@@ -19,19 +19,18 @@ from builder.catalogue.nearest import nearest
 from builder.errors import StackError, UsageError
 from builder.lock import Base, Code, DebianPackage, Engine, Gpu, Lock, Model, Suite, Wheel
 from builder.sources import models, own, wheels
-from builder.stack import Stack, canonical, from_canonical
+from builder.stack import NO_GPU, Stack, canonical, from_canonical
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from builder.rules import Subject
+    from builder.rules import ModelFacts, Subject
     from builder.sources.downloads import Downloads
 
 EVERYTHING = "*"
 """Upgrade every pin."""
 _PARALLEL_SHM_BYTES = 2**30
 """Processes of one engine exchange tensors through shared memory."""
-_NO_GPU = "none"
 _CUDA_RUNTIME = re.compile(r"nvidia-cuda-runtime(-cu\d+)?")
 
 
@@ -246,20 +245,27 @@ def _model(request: Request, downloads: Downloads) -> Model:
 
 def _cells(stack: Stack, chosen: tuple[Wheel, ...], model: Model) -> tuple[Gpu, ...]:
     names = stack.target.gpus
-    if names == (_NO_GPU,):
+    if names == (NO_GPU,):
         return ()
     cuda = stack.engine.cuda or _cuda_of(chosen)
-    return tuple(_cell(_subject(stack, name, model), catalogue.gpu(name), cuda) for name in names)
+    facts = _facts(model)
+    return tuple(_cell(_subject(stack, name, facts), catalogue.gpu(name), cuda) for name in names)
 
 
-def _subject(stack: Stack, gpu: str, model: Model) -> Subject:
-    """Return a cell as rules see it; a model whose config says too little is as good as none."""
+def _facts(model: Model) -> ModelFacts | None:
+    """A config that says too little is as good as none."""
     from builder import rules
 
-    facts = None
+    config, tensors = model.facts.config, model.facts.tensor_bytes
     with suppress(StackError):
-        config, tensors = model.facts.config, model.facts.tensor_bytes
-        facts = rules.of_config(model.repo or model.role, config, tensors)
+        return rules.of_config(model.repo or model.role, config, tensors)
+    return None
+
+
+def _subject(stack: Stack, gpu: str, facts: ModelFacts | None) -> Subject:
+    """Return a cell as rules see it."""
+    from builder import rules
+
     return rules.Subject(rules.changed(stack, (rules.Change("target.gpu", gpu),)), facts)
 
 

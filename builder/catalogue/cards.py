@@ -74,7 +74,12 @@ class ModelCard:
     @property
     def tensor_bytes(self) -> int:
         """Return the bytes of all tensors."""
-        return self.weight_bytes or self.parameters * _BYTES[self.dtype]
+        return self.weight_bytes or self.parameters * self.dtype_bytes
+
+    @property
+    def dtype_bytes(self) -> int:
+        """Return the bytes of one number in `dtype`."""
+        return _BYTES[self.dtype]
 
 
 def card(repo: str) -> ModelCard | None:

@@ -222,10 +222,15 @@ def nevers() -> tuple[Never, ...]:
     return listed(Never, "flags", "never")
 
 
+@lru_cache
+def _defaults() -> tuple[Default, ...]:
+    return listed(Default, "flags", "default")
+
+
 @lru_cache(maxsize=1024)
 def default(name: str, version: str) -> Default | None:
     """Return a default that changed as of a release, None where the table does not say."""
     asked = Version(version)
-    rows = [row for row in listed(Default, "flags", "default") if row.name == name]
+    rows = [row for row in _defaults() if row.name == name]
     past = [row for row in rows if Version(row.since) <= asked]
     return past[-1] if past else None

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from tomlkit.items import Table
 
 _HEADING = "Made by `builder lock`: change the stack and lock again, do not edit."
-_DIGEST_LINE = 'digest = "sha256:{}"\n'
 _NO_DIGEST = "0" * 64
 
 

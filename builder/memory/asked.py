@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from builder.errors import StackError
 from builder.memory.deployment import Serving
 from builder.memory.weights import Split
-from builder.stack.model import canonical
+from builder.stack.arguments import on_the_line
 from builder.units import GIB
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def of_stack(stack: Stack, shape: ModelShape, concurrency: int = 1) -> Serving:
     Raises:
         StackError: neither the stack nor the model names a longest context.
     """
-    found = of_serve(canonical(stack.serve), stack.engine.version, stack.target.count, shape)
+    found = of_serve(dict(stack.serve), stack.engine.version, stack.target.count, shape)
     return replace(found, concurrency=concurrency)
 
 
@@ -54,7 +54,7 @@ def of_serve(serve: Mapping[str, Any], version: str, gpus: int, shape: ModelShap
     Raises:
         StackError: neither the stack nor the model names a longest context.
     """
-    flags = _flags(serve.get("args", {}))
+    flags = on_the_line(serve.get("args", {}))
     tokens = _count(serve.get("max_model_len")) or shape.max_positions
     if tokens is None:
         message = "serve.max_model_len: the model's config names no longest context"
@@ -77,15 +77,6 @@ def of_serve(serve: Mapping[str, Any], version: str, gpus: int, shape: ModelShap
         online_bits=_ONLINE_BITS.get(str(flags.get("quantization"))),
         drafts=_drafts(flags.get("speculative-config")),
     )
-
-
-def _flags(args: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the flags that reach the command line, spelt with dashes."""
-    return {
-        name.replace("_", "-"): value
-        for name, value in args.items()
-        if value is not None and value is not False
-    }
 
 
 def _split(flags: Mapping[str, Any], gpus: int) -> Split:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from builder.memory.config import is_encoder
+from builder.memory.config import IMAGE_TOKENS, is_encoder
 from builder.memory.formats import named_format
 from builder.memory.shape import Experts, Latent, ModelShape, Tower
 
 if TYPE_CHECKING:
     from builder.catalogue.cards import ModelCard
 
-_DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 _NOPE, _VALUE = 128, 128
 """Widths of a head with latent attention: every model with it on a card has these."""
 _QUERY_RANK, _PLAIN_QUERIES = 1536, 2048
@@ -24,7 +23,7 @@ _ROTARY_TABLES = {"Gemma3ForConditionalGeneration": 9}
 """Of `context` rows: one stretched eightfold, and one for the layers with a window."""
 
 _TOWERS = {
-    ("Qwen2_5_VLForConditionalGeneration", layers): Tower(1280, width, 4, 16384, videos=True)
+    ("Qwen2_5_VLForConditionalGeneration", layers): Tower(1280, width, 4, IMAGE_TOKENS)
     for layers, width in ((28, 3420), (64, 3456), (80, 3456))
 }
 """Width and depth of a tower do not follow from its parameters: arXiv 2502.13923, table 1."""
@@ -35,8 +34,7 @@ _WHOLE_TOWERS = frozenset({"Mistral3ForConditionalGeneration"})
 @lru_cache(maxsize=256)
 def of_card(card: ModelCard) -> ModelShape:
     """Return the shape of a model of the catalogue."""
-    dtype_bytes = _DTYPE_BYTES[card.dtype]
-    form = named_format(card.scheme, card.group, dtype_bytes)
+    form = named_format(card.scheme, card.group, card.dtype_bytes)
     encodes = is_encoder(card.architecture)
     latent = _latent(card)
     return ModelShape(
@@ -49,7 +47,7 @@ def of_card(card: ModelCard) -> ModelShape:
         vocabulary=card.vocab,
         tied=card.tied,
         gated=not encodes,
-        dtype_bytes=dtype_bytes,
+        dtype_bytes=card.dtype_bytes,
         linear_bits=form.linear_bits,
         expert_bits=form.expert_bits,
         expert_padding=form.expert_padding,

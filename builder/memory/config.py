@@ -21,7 +21,7 @@ _GATED_VISION = frozenset({"pixtral", "qwen2_5_vl"})
 _QWEN_VISION = frozenset(
     ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe"]
 )
-_IMAGE_TOKENS = 16384
+IMAGE_TOKENS = 16384
 """Of the largest image that they take: 12,845,056 pixels, 28 x 28 to a token."""
 _UNGATED = frozenset(
     {
@@ -58,7 +58,9 @@ def from_config(
     layers, hidden = _need(text, "num_hidden_layers"), _need(text, "hidden_size")
     heads = _need(text, "num_attention_heads")
     window, window_tokens = _windows(text, layers)
-    quantised = formats(_quantisation(config), _dtype_bytes(config))
+    dtype_bytes, architecture = _dtype_bytes(text), _architecture(config)
+    quantised = formats(_quantisation(config, text), dtype_bytes)
+    is_plain = quantised == Formats(dtype_bytes * _BITS)
     return ModelShape(
         hidden=hidden,
         layers=layers,
@@ -68,7 +70,7 @@ def from_config(
         width=text.get("intermediate_size") or 4 * hidden,
         vocabulary=_need(text, "vocab_size"),
         tied=bool(text.get("tie_word_embeddings", config.get("tie_word_embeddings", False))),
-        dtype_bytes=_dtype_bytes(config),
+        dtype_bytes=dtype_bytes,
         gated=text.get("model_type") not in _UNGATED,
         linear_bits=quantised.linear_bits,
         expert_bits=quantised.expert_bits,
@@ -82,13 +84,13 @@ def from_config(
         draft_layers=text.get("num_nextn_predict_layers") or 0,
         vision_parameters=_vision(config.get("vision_config") or {}),
         tower=_tower(config),
-        vision_split=not _is_pixtral(config) or quantised != Formats(_dtype_bytes(config) * _BITS),
+        vision_split=not (_is_pixtral(config) and is_plain),
         max_positions=text.get("max_position_embeddings"),
         rotary_rows=_rotary_rows(text),
-        stored_bytes=_stored(tensor_bytes or {}, _dtype_bytes(config), quantised) or None,
-        cached=not is_encoder(f"{text.get('model_type')} {_architecture(config)}"),
-        architecture=_architecture(config),
-        pools=_architecture(config).endswith(_POOLING),
+        stored_bytes=_stored(tensor_bytes or {}, dtype_bytes, is_plain=is_plain) or None,
+        cached=not is_encoder(f"{text.get('model_type')} {architecture}"),
+        architecture=architecture,
+        pools=architecture.endswith(_POOLING),
     )
 
 
@@ -100,7 +102,7 @@ def _tower(config: Mapping[str, Any]) -> Tower | None:
         return None
     width = vision.get("intermediate_size") or 4 * hidden
     merged = vision.get("spatial_merge_size") or 2
-    return Tower(hidden, width, merged * merged, _IMAGE_TOKENS, videos=True)
+    return Tower(hidden, width, merged * merged, IMAGE_TOKENS)
 
 
 def _is_pixtral(config: Mapping[str, Any]) -> bool:
@@ -112,9 +114,9 @@ def is_encoder(names: str) -> bool:
     return bool(_ENCODERS.search(names))
 
 
-def _stored(tensor_bytes: Mapping[str, int], dtype_bytes: int, quantised: Formats) -> int:
+def _stored(tensor_bytes: Mapping[str, int], dtype_bytes: int, *, is_plain: bool) -> int:
     """Return the bytes of the tensors: the engine converts those that are not quantised."""
-    if quantised != Formats(dtype_bytes * _BITS):
+    if not is_plain:
         return sum(tensor_bytes.values())
     return sum(
         size * dtype_bytes // _FLOAT_BYTES.get(name, dtype_bytes)
@@ -140,13 +142,12 @@ def _need(text: Mapping[str, Any], field: str) -> int:
     raise StackError(message, "the memory of a model without it has to be given by numbers")
 
 
-def _quantisation(config: Mapping[str, Any]) -> Mapping[str, Any]:
+def _quantisation(config: Mapping[str, Any], text: Mapping[str, Any]) -> Mapping[str, Any]:
     found = config.get("quantization_config") or config.get("compression_config")
-    return found or _text(config).get("quantization_config") or {}
+    return found or text.get("quantization_config") or {}
 
 
-def _dtype_bytes(config: Mapping[str, Any]) -> int:
-    text = _text(config)
+def _dtype_bytes(text: Mapping[str, Any]) -> int:
     name = str(text.get("dtype") or text.get("torch_dtype") or "bfloat16")
     return 4 if name.endswith("float32") else 2
 

@@ -61,13 +61,10 @@ class Tower:
     """That become one token."""
     item_tokens: int
     """Of the largest image."""
-    videos: bool = False
-    """A video may fill the context."""
 
     def tokens(self, context: int, batched: int) -> int:
-        """Return the tokens of the images that the engine profiles at once."""
-        video = context - self.item_tokens if self.videos else 0
-        return max(batched, self.item_tokens, video)
+        """Return the tokens that the engine profiles at once: a video may fill the context."""
+        return max(batched, self.item_tokens, context - self.item_tokens)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-NO_GPU = "none"
-
 
 def asked(stack_path: Path, gpu: str | None) -> tuple[str, ...]:
     """Return the GPU that is named, else every one of the stack.
@@ -49,7 +47,7 @@ def one(stack_path: Path, gpu: str | None, *, may_lock: bool) -> Locked:
 def of(stack_path: Path, gpu: str, *, may_lock: bool) -> Locked:
     """Return a stack's lock narrowed to one of its GPUs, made now if need be."""
     locked = current(stack_path, may_lock=may_lock)
-    return locked if gpu == NO_GPU else replace(locked, gpu=gpu)
+    return locked if gpu == stacks.NO_GPU else replace(locked, gpu=gpu)
 
 
 def several(place: object, names: Sequence[str]) -> UsageError:

@@ -16,7 +16,6 @@ from builder import lock as locks
 from builder import stack as stacks
 from builder.digest import of_bytes
 from builder.errors import BuilderError, StackError, UsageError
-from builder.pipeline import cells
 from builder.recipe import name_in
 from builder.sources import git, own
 
@@ -170,12 +169,12 @@ def _key(lock: Lock, gpu: str, ours: str) -> str | None:
     """Return the key of a lock's image for a GPU, None if it has none."""
     if gpu not in _gpus(lock):
         return None
-    narrowed = lock if gpu == cells.NO_GPU else lock.cell(gpu)
+    narrowed = lock if gpu == stacks.NO_GPU else lock.cell(gpu)
     return of_bytes(f"{locks.digest_of(narrowed)}\n{ours}".encode())
 
 
 def _gpus(lock: Lock) -> tuple[str, ...]:
-    return tuple(cell.name for cell in lock.cells) or (cells.NO_GPU,)
+    return tuple(cell.name for cell in lock.cells) or (stacks.NO_GPU,)
 
 
 def _was(cell: Cell, then: git.Revision, ours: str) -> bool:

@@ -17,6 +17,8 @@ from builder.catalogue.code import carrier
 from builder.catalogue.releases import known_release, torch_releases
 from builder.rules.change import Move, changed
 from builder.rules.model import ModelFacts, of_card
+from builder.stack import NO_GPU
+from builder.stack.arguments import on_the_line
 
 if TYPE_CHECKING:
     from builder.catalogue import Gpu
@@ -45,7 +47,7 @@ class Subject:
     def gpu(self) -> Gpu | None:
         """The GPU; None for a stack on the CPU."""
         name = self.stack.target.gpu
-        return None if name == "none" else catalogue.gpu(str(name))
+        return None if name == NO_GPU else catalogue.gpu(str(name))
 
     @property
     def count(self) -> int:
@@ -92,8 +94,7 @@ class Subject:
     @cached_property
     def args(self) -> dict[str, Any]:
         """`serve.args` by flag, dashes for underscores, without those that are left out."""
-        given = self.stack.serve.args.items()
-        return {k.replace("_", "-"): v for k, v in given if v is not False and v is not None}
+        return on_the_line(self.stack.serve.args)
 
     def number(self, flag: str, default: int) -> int:
         """Return the number above zero that a flag gives; others are another rule's business."""

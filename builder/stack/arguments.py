@@ -1,11 +1,14 @@
-"""What `serve.args` must not say: it would contradict the stack, or run code of the model."""
+"""The engine's flags in `serve.args`: those on its command line, and those that must not be.
+
+What other keys own would contradict the stack; some would run code of the model.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from builder.stack.document import Document, Fault, Path
 
@@ -22,6 +25,15 @@ _OWNERS = {
 _HOST = "is always 0.0.0.0 in the container"
 _CODE = "would run code of the model's repository"
 _ALLOW = "read it, then write model.allow_code with the sha256 of each file"
+
+
+def on_the_line(args: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the flags that reach the command line, spelt with dashes."""
+    return {
+        name.replace("_", "-"): value
+        for name, value in args.items()
+        if value is not None and value is not False
+    }
 
 
 def arguments(document: Document) -> Iterator[Fault]:

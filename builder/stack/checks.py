@@ -15,7 +15,7 @@ from builder.catalogue import engines, gpus, similar_gpus
 from builder.catalogue.nearest import nearest
 from builder.stack.arguments import arguments
 from builder.stack.credentials import is_credential, is_secret_setting
-from builder.stack.model import Base, Model, Stack, one_of_words
+from builder.stack.model import NO_GPU, Base, Model, Stack, one_of_words
 from builder.stack.patterns import EXPECTED, HUB_REPO, NAME, REPOSITORY, VERSION
 from builder.stack.words import choose, got, quoted, shown
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from builder.stack.document import Document, Fault, Path
 
-_NO_GPU = "none"
 _FREE: tuple[Path, ...] = (("gates",), ("serve", "args"))
 """Below these stands what people like."""
 _FOLDER = ("model", "path")
@@ -128,7 +127,7 @@ def _gpus(document: Document) -> Iterator[Fault]:
         return
     for index, name in enumerate(asked):
         path = (*_GPU, index)
-        if name == _NO_GPU:
+        if name == NO_GPU:
             hint = "a matrix is of GPUs; write a stack of its own for CPU"
             yield document.fault(path, "`none` cannot stand in a list", hint)
         elif isinstance(name, str) and name in asked[:index]:
@@ -138,7 +137,7 @@ def _gpus(document: Document) -> Iterator[Fault]:
 
 
 def _gpu(document: Document, path: Path, name: Any) -> Iterator[Fault]:
-    if isinstance(name, list | dict) or name is None or name in {_NO_GPU, *gpus()}:
+    if isinstance(name, list | dict) or name is None or name in {NO_GPU, *gpus()}:
         return
     written = document.spots[path].written or ""
     near = similar_gpus(written)
@@ -153,10 +152,10 @@ def _accelerator(document: Document) -> Iterator[Fault]:
     if engine is None:
         return
     path: Path = _GPU if _GPU in document.spots else ("engine", "name")
-    if engine.accelerator == "cuda" and asked in (None, _NO_GPU):
+    if engine.accelerator == "cuda" and asked in (None, NO_GPU):
         hint = f"write target.gpu, or take engine {_engines_for('cpu')}"
         yield document.fault(path, f"engine `{name}` needs a GPU, got none", hint)
-    if engine.accelerator == "cpu" and asked not in (None, _NO_GPU):
+    if engine.accelerator == "cpu" and asked not in (None, NO_GPU):
         hint = f"write gpu: none, or take engine {_engines_for('cuda')}"
         yield document.fault(path, f"engine `{name}` runs on the CPU and uses no GPU", hint)
 

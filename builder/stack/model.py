@@ -31,6 +31,10 @@ def one_of_words(names: tuple[str, ...]) -> str:
     return "needs exactly one of " + " and ".join(f"`{name}`" for name in names)
 
 
+NO_GPU = "none"
+"""What `target.gpu` says of an image for the CPU."""
+
+
 class Part(BaseModel):
     """Base of every part: frozen, no unknown keys, no silent conversion."""
 
@@ -52,7 +56,7 @@ class Target(Part):
 
     platform: Literal["linux/amd64"] = "linux/amd64"
     """`os/arch`, as in the OCI image specification."""
-    gpu: Name | Annotated[tuple[Name, ...], Field(min_length=1)] = "none"
+    gpu: Name | Annotated[tuple[Name, ...], Field(min_length=1)] = NO_GPU
     """A GPU of the catalogue, several for a matrix, or `none` for CPU."""
     count: Annotated[int, Field(ge=1, le=MOST_GPUS)] = 1
     """GPUs in one container."""
