@@ -124,11 +124,14 @@ class TorchRelease:
     def glibc(self) -> str:
         """Return the oldest glibc that the tags of its wheels for x86-64 name."""
         tags = [wheel.file for wheel in self.wheels if wheel.file.endswith("x86_64.whl")]
-        return max((_tagged(tag) for tag in tags), key=Version)
+        return max((tagged_glibc(tag) for tag in tags), key=Version)
 
 
-def _tagged(file: str) -> str:
-    """Read `manylinux_2_28`; the names before it stand for fixed releases (PEP 600)."""
+def tagged_glibc(file: str) -> str:
+    """Return the glibc of `manylinux_2_28_x86_64`, `0` without such a tag.
+
+    The names before it stand for fixed releases (PEP 600).
+    """
     found = re.search(r"manylinux(?:_(\d+)_(\d+)|(\d+))_x86_64", file)
     if found is None:
         return "0"

@@ -89,12 +89,7 @@ def _build(
     if not options.outputs:
         console.note("kept in the cache; --output brings it to a folder, an archive or Docker")
     if json:
-        emit_rows(rows)
-
-
-def emit_rows(rows: Sequence[Any]) -> None:
-    """Print the JSON of one image, or the list of those of several."""
-    console.emit_json(rows[0] if len(rows) == 1 else rows)
+        render.emit_rows(rows)
 
 
 def _shown(built: pipeline.Built, *, json: bool) -> dict[str, Any]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from builder import console, pipeline
 from builder.cli import flags
 from builder.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def register(app: typer.Typer) -> None:
@@ -63,4 +66,9 @@ def build(stack: Path, options: pipeline.BuildOptions, *, json: bool) -> None:
         if not json:
             console.emit(digest)
     if json:
-        console.emit_json(rows[0] if len(rows) == 1 else rows)
+        emit_rows(rows)
+
+
+def emit_rows(rows: Sequence[Any]) -> None:
+    """Print the JSON of one image, or the list of those of several."""
+    console.emit_json(rows[0] if len(rows) == 1 else rows)

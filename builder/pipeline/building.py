@@ -178,7 +178,7 @@ def assemble(locked: Locked, options: BuildOptions) -> Built:
     plan = recipe(locked.lock)
     assembler = assembly.Assembler(plan, store, options.compression)
     with console.step("files of the lock"):
-        inputs = _inputs(locked, assembler.needs(), options)
+        inputs = _inputs(locked, needed, options)
     with console.step(f"{len(plan.parts)} layers"):
         name = image_name(locked.lock, options.tag, locked.suffix)
         image = assembly.assemble(plan, assembler, inputs, name)

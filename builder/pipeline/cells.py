@@ -46,7 +46,11 @@ def one(stack_path: Path, gpu: str | None, *, may_lock: bool) -> Locked:
 
 def of(stack_path: Path, gpu: str, *, may_lock: bool) -> Locked:
     """Return a stack's lock narrowed to one of its GPUs, made now if need be."""
-    locked = current(stack_path, may_lock=may_lock)
+    return narrowed(current(stack_path, may_lock=may_lock), gpu)
+
+
+def narrowed(locked: Locked, gpu: str) -> Locked:
+    """Return a stack's lock narrowed to one of its GPUs."""
     return locked if gpu == stacks.NO_GPU else replace(locked, gpu=gpu)
 
 

@@ -33,6 +33,10 @@ class Checked:
     verdicts: tuple[Verdict, ...]
     nearest: Move | None = None
     """Of a stack with a cell that is refused: the smallest change after which none is."""
+    lock: Lock | None = None
+    """What its file holds; None where there is none."""
+    drift: tuple[str, ...] = ()
+    """How that lock differs from the stack."""
 
     @property
     def is_refused(self) -> bool:
@@ -50,7 +54,7 @@ def check(stack_path: Path, gpus: Sequence[str] = ()) -> Checked:
     lock, drift = _lock(stack_path, stack)
     found = subjects(stack_path, stack, lock, drift)
     chosen = tuple(each for each in found if not gpus or each.stack.target.gpu in gpus)
-    return _judged(stack_path, stack, line, chosen)
+    return replace(_judged(stack_path, stack, line, chosen), lock=lock, drift=drift)
 
 
 def check_lock(asked: Checked, lock: Lock) -> Checked:

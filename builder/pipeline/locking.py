@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from builder.lock import Drift, Lock
+    from builder.stack import Stack
 
 
 @dataclass(frozen=True)
@@ -73,9 +74,8 @@ def lock(stack_path: Path, options: LockOptions) -> LockResult:
     # What the catalogue knows to fail needs no network to be refused.
     asked = checking.check(stack_path)
     checking.refuse(asked)
-    stack = asked.stack
+    stack, previous = asked.stack, asked.lock
     lock_path = locks.path_for(stack_path, stack.name)
-    previous = _earlier(lock_path)
     request = resolver.Request(
         stack=stack,
         folder=stack_path.resolve().parent,
@@ -97,16 +97,14 @@ def lock(stack_path: Path, options: LockOptions) -> LockResult:
     return LockResult(locked, changes, locks.write(lock_path, made))
 
 
-def _earlier(path: Path) -> Lock | None:
-    """Return the lock to keep pins from, if there is one that can be read."""
-    return locks.read(path) if path.exists() else None
-
-
 def drift(stack_path: Path) -> tuple[Locked, tuple[Drift, ...]]:
     """Return a stack's lock and how the two differ; no network."""
+    return _drift(stack_path, stacks.load(stack_path))
+
+
+def _drift(stack_path: Path, stack: Stack) -> tuple[Locked, tuple[Drift, ...]]:
     from builder.sources import own
 
-    stack = stacks.load(stack_path)
     lock_path = locks.path_for(stack_path, stack.name)
     if not lock_path.exists():
         message = f"{lock_path}: there is no lock"
@@ -122,26 +120,25 @@ def current(stack_path: Path, *, may_lock: bool) -> Locked:
     Raises:
         StaleLockError: the stack or this builder changed since.
     """
-    if may_lock and not _has_lock(stack_path):
+    stack = stacks.load(stack_path)
+    if may_lock and not locks.path_for(stack_path, stack.name).exists():
         console.note(f"{stack_path} has no lock yet: resolving")
         return lock(stack_path, LockOptions()).locked
-    locked, differences = drift(stack_path)
+    locked, differences = _drift(stack_path, stack)
     if differences:
         raise stale(locked, differences)
     return locked
 
 
-def stale(locked: Locked, differences: Sequence[Drift]) -> StaleLockError:
+def stale(locked: Locked, differences: Sequence[Drift | str]) -> StaleLockError:
     """Return the error for a lock that differs from its stack."""
     return stale_lock(locked.lock_path, locked.stack_path, differences)
 
 
-def stale_lock(lock_path: Path, stack_path: Path, differences: Sequence[Drift]) -> StaleLockError:
+def stale_lock(
+    lock_path: Path, stack_path: Path, differences: Sequence[Drift | str]
+) -> StaleLockError:
     """Return the error for the lock in a file that differs from the stack in another."""
     listed = "".join(f"\n  {difference}" for difference in differences)
     message = f"{lock_path} is out of date with {stack_path}:{listed}"
     return StaleLockError(message, f"run builder lock {stack_path}")
-
-
-def _has_lock(stack_path: Path) -> bool:
-    return locks.path_for(stack_path, stacks.load(stack_path).name).exists()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -146,6 +147,7 @@ def _cells(stack_path: Path, ours: str) -> Iterator[Cell]:
     values, gpus = stacks.canonical(stack), stack.target.gpus
     lock_path = locks.path_for(stack_path, stack.name)
     lock = locks.read(lock_path) if lock_path.exists() else None
+    drift = locks.drift(lock, values, own.pins()) if lock else ()
     for gpu in gpus:
         part = f".{gpu}" if len(gpus) > 1 else ""
         yield Cell(
@@ -157,7 +159,7 @@ def _cells(stack_path: Path, ours: str) -> Iterator[Cell]:
             lock=lock_path,
             baseline=lock_path.with_name(f"{stack.name}{part}.baseline.json"),
             key=_key(lock, gpu, ours) if lock else None,
-            drift=locks.drift(lock, values, own.pins()) if lock else (),
+            drift=drift,
         )
 
 
@@ -179,14 +181,21 @@ def _gpus(lock: Lock) -> tuple[str, ...]:
 
 def _was(cell: Cell, then: git.Revision, ours: str) -> bool:
     """Tell whether an image was the same, under the same name."""
-    text = then.text(cell.lock)
-    if cell.key is None and text is None:
-        return then.text(cell.stack) == _Now().text(cell.stack)
-    if cell.key is None or text is None:
-        return False
-    try:
-        lock = locks.loads(text, str(cell.lock))
-    except BuilderError:  # of another builder, or damaged: nothing is known of what it was
+    if cell.key is None:
+        was_unlocked = then.text(cell.lock) is None
+        return was_unlocked and then.text(cell.stack) == _Now().text(cell.stack)
+    lock = _lock_at(then, cell.lock)
+    if lock is None:
         return False
     name = name_in(lock.stack, suffix=_suffix(cell.gpu, _gpus(lock)))
     return (_key(lock, cell.gpu, ours), name) == (cell.key, cell.image)
+
+
+@cache
+def _lock_at(then: git.Revision, path: Path) -> Lock | None:
+    """Return the lock that a file held; None where there was none, or none that can be read."""
+    text = then.text(path)
+    try:
+        return None if text is None else locks.loads(text, str(path))
+    except BuilderError:  # of another builder, or damaged: nothing is known of what it was
+        return None

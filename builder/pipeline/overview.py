@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from builder import files, plan
 from builder import lock as locks
 from builder.pipeline import cells, checking, planning
+from builder.pipeline.locking import Locked, stale
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,8 +37,11 @@ def overview(stack_path: Path, options: planning.PlanOptions) -> Overview:
     names = cells.asked(stack_path, options.gpu)
     checked = checking.check(stack_path, names)
     forecast = None
-    if locks.path_for(stack_path, checked.stack.name).exists():
+    if checked.lock is not None:
         # All cells have the same layers: those of the first are as good as any.
-        locked = cells.of(stack_path, names[0], may_lock=False)
+        path = locks.path_for(stack_path, checked.stack.name)
+        locked = cells.narrowed(Locked(stack_path, path, checked.lock), names[0])
+        if checked.drift:
+            raise stale(locked, checked.drift)
         forecast = planning.plan_lock(locked, files.cache_folder(), options)
     return Overview(checked, plan.pins(checked.verdicts[0].subject), forecast)

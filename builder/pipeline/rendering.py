@@ -106,7 +106,7 @@ def _context_inputs(locked: Locked, tag: str | None) -> Inputs:
     lock = examined(locked, needed, may_lock=True).lock
     plan = recipe(lock)
     parts = ContextParts(plan, store)
-    places = fetcher.fetch(lock, locked.folder, Downloads(cache), parts.needs())
+    places = fetcher.fetch(lock, locked.folder, Downloads(cache), needed)
     base, trees = parts.layers(places)
     model = lock.stack["model"].get("path")
     return buildkit.Inputs(

@@ -9,7 +9,6 @@ except for new releases, whose cubins somebody has to read first.
 
 from __future__ import annotations
 
-import re
 import sys
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ from packaging.version import Version
 
 from builder import console, files
 from builder.catalogue import tables
+from builder.catalogue.releases import tagged_glibc
 from builder.sources import web
 from builder.sources.engine_flags import refresh
 from builder.sources.published import Difference, Subject, by_version, subjects
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
 _PARALLEL = 8
 _X86 = "x86_64"
-_GLIBC = re.compile(r"manylinux_(\d+)_(\d+)_x86_64")
-_LEGACY = {"manylinux1_x86_64": "2.5", "manylinux2014_x86_64": "2.17"}
 
 
 def differences(subject: Subject) -> Iterator[Difference]:
@@ -118,7 +116,7 @@ def _facts(subject: Subject, packages: list[DistributionPackage]) -> dict[str, A
         **_pins(subject, newest),
     }
     if subject.has_glibc:
-        facts["glibc"] = _glibc(newest.filename)
+        facts["glibc"] = tagged_glibc(newest.filename)
     times = [each.upload_time for each in ordered if _X86 in each.filename]
     if known := [time for time in times if time]:
         facts["date"] = min(known).date()
@@ -145,12 +143,6 @@ def _metadata(package: DistributionPackage) -> bytes:
         with zipfile.ZipFile(Ranges(url)) as wheel:
             name = next(each for each in wheel.namelist() if each.endswith(".dist-info/METADATA"))
             return wheel.read(name)
-
-
-def _glibc(filename: str) -> str:
-    if found := _GLIBC.search(filename):
-        return f"{found[1]}.{found[2]}"
-    return next(version for tag, version in _LEGACY.items() if tag in filename)
 
 
 if __name__ == "__main__":
